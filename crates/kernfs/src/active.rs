@@ -1,0 +1,651 @@
+//! Operations of one open file, through its gate.
+//!
+//! Nothing here waits. An operation that must wait tells what for ([`Outcome`]), and whoever runs
+//! it ([`OpenFile`](crate::OpenFile)) comes again.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::task::{Poll, Waker};
+
+use crate::drain::{Busy, Running, Stuck, Token};
+use crate::errno::Errno;
+use crate::gate::{self, Gate, Pass, Refused, SharedPass};
+use crate::inside::{self, Inside, Place};
+use crate::meta::{Caller, OpenFlags};
+use crate::node::Node;
+use crate::ops::{
+    FileOps, Kind, MapOp, OpenOp, Operation, Ops, Pending, ReadOp, ReadShared, ReadyBy, WriteOp,
+};
+use crate::sync::atomic::AtomicU8;
+use crate::sync::atomic::Ordering::AcqRel;
+use crate::sync::{Mutex, assert_unlocked};
+use crate::tree::Shared;
+use crate::wait::{Readiness, Ready};
+
+/// An open file without the type of its driver.
+pub(crate) trait AnyOpen: Busy {
+    fn core(&self) -> &OpenCore;
+
+    /// Runs the driver's `open`, once, before anybody else can know the open file.
+    fn open(&self) -> Result<(), Errno>;
+
+    /// Reads into `chunk`, or says what is to be waited for.
+    fn read(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome;
+
+    /// Finishes a read that was deferred, with what the driver answered.
+    fn finish_read(
+        &self,
+        queue: Option<InQueue<'_>>,
+        ask: &Ask<'_>,
+        answer: &mut Vec<u8>,
+        chunk: &mut Chunk,
+    ) -> Outcome;
+
+    fn write(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, data: &[u8]) -> Outcome;
+
+    fn mmap(&self, queue: Option<InQueue<'_>>, op: &MapOp<'_>) -> Outcome;
+
+    /// Gives up a place in the queue of the gate.
+    fn give_up(&self, key: u64);
+
+    /// Closes the gate; tells whether somebody is inside. See [`Gate::close`].
+    fn close(&self, token: Option<Token>) -> bool;
+
+    /// Releases unless somebody is inside. See [`Gate::finish_close`].
+    fn finish_close(&self);
+}
+
+/// Where an operation stands in the queue of a gate, if it may queue at all.
+pub(crate) type InQueue<'a> = (&'a Waker, &'a mut Option<u64>);
+
+/// Who asks, and for what range.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+}
+
+/// What became of an attempt.
+pub(crate) enum Outcome {
+    /// It is done, with this many bytes.
+    Done(Result<usize, Errno>),
+    /// Somebody else is inside; queued if a queue was given.
+    Busy,
+    /// The driver answers later; the number is what a write returns then.
+    Later(Pending, usize),
+}
+
+impl Outcome {
+    fn err(errno: Errno) -> Self {
+        Self::Done(Err(errno))
+    }
+}
+
+/// Bytes on their way to a client: client memory is touched only after the gate was left.
+pub(crate) struct Chunk {
+    inline: [u8; INLINE],
+    len: usize,
+    heap: Vec<u8>,
+}
+
+/// Values of most attributes fit, so that reading them allocates nothing.
+const INLINE: usize = 64;
+
+impl Chunk {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { inline: [0; INLINE], len: 0, heap: Vec::new() }
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, bytes: &[u8]) -> usize {
+        self.len = bytes.len();
+        match self.inline.get_mut(..bytes.len()) {
+            Some(inline) => inline.copy_from_slice(bytes),
+            None => self.heap = bytes.to_vec(),
+        }
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.inline.get(..self.len).unwrap_or(&self.heap)
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        if self.len <= INLINE { self.bytes().to_vec() } else { self.heap }
+    }
+}
+
+/// What an open file is, apart from its driver; has file lifetime.
+pub(crate) struct OpenCore {
+    pub(crate) tree: Arc<Shared>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) ready: Arc<Ready>,
+    record: Arc<Record>,
+    opener: Caller,
+    flags: OpenFlags,
+    /// The key in the node's list of open files.
+    pub(crate) key: u64,
+    pub(crate) kind: Kind,
+    pub(crate) ready_by: ReadyBy,
+    pub(crate) ops: Ops,
+}
+
+impl OpenCore {
+    pub(crate) fn new(
+        tree: &Arc<Shared>,
+        node: &Arc<Node>,
+        opener: &Caller,
+        flags: OpenFlags,
+        key: u64,
+    ) -> Self {
+        Self {
+            tree: Arc::clone(tree),
+            node: Arc::clone(node),
+            ready: Arc::new(Ready::new()),
+            record: Arc::new(Record::new()),
+            opener: *opener,
+            flags,
+            key,
+            kind: Kind::Text,
+            ready_by: ReadyBy::Notify,
+            ops: Ops::empty(),
+        }
+    }
+
+    pub(crate) fn opener(&self) -> &Caller {
+        &self.opener
+    }
+
+    pub(crate) fn flags(&self) -> OpenFlags {
+        self.flags
+    }
+
+    pub(crate) fn ino(&self) -> u64 {
+        self.node.ino()
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        Readiness(Arc::clone(&self.ready))
+    }
+
+    pub(crate) fn on_free(&self, free: Free) {
+        self.record.free.lock().push(free);
+    }
+
+    /// The last descriptor went.
+    pub(crate) fn closed(&self) {
+        self.record.end();
+    }
+}
+
+type Free = Box<dyn FnOnce() + Send>;
+
+/// What is known about an open file while it runs, and what ends its file lifetime.
+struct Record {
+    running: Running,
+    /// How many of the two ends, last close and release, are still to come.
+    ends: AtomicU8,
+    free: Mutex<Vec<Free>>,
+}
+
+impl Record {
+    fn new() -> Self {
+        Self { running: Running::new(), ends: AtomicU8::new(2), free: Mutex::new(Vec::new()) }
+    }
+
+    /// After the second of last close and release, `free` runs.
+    fn end(&self) {
+        if self.ends.fetch_sub(1, AcqRel) == 1 {
+            let free = core::mem::take(&mut *self.free.lock());
+            assert_unlocked();
+            for free in free {
+                let _ = contain(free);
+            }
+        }
+    }
+}
+
+/// What has severing lifetime.
+struct Live<T: FileOps> {
+    driver: Arc<T>,
+    /// `None` until the driver has opened.
+    open: Option<T::Open>,
+    record: Arc<Record>,
+}
+
+impl<T: FileOps> gate::Live for Live<T> {
+    fn release(self) {
+        if let Some(open) = self.open {
+            self.record.running.start(Operation::Release, &Caller::OWNER);
+            let _ = contain(|| self.driver.release(open));
+        }
+        // The driver may be at its end here, if its owner has let go of it.
+        let driver = self.driver;
+        let _ = contain(|| drop(driver));
+        self.record.end();
+    }
+}
+
+/// The text that was rendered last, kept for the reads that follow.
+#[derive(Default)]
+struct Text {
+    bytes: Vec<u8>,
+    /// The offset of the first byte.
+    base: u64,
+    /// The offset at which a read continues; any other begins again.
+    next: u64,
+    /// Whether the driver has no more.
+    ended: bool,
+}
+
+/// A scratch buffer larger than this is given back after use.
+const KEPT_CAPACITY: usize = 64 << 10;
+
+impl Text {
+    fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    fn restart(&mut self) {
+        self.bytes.clear();
+        self.base = 0;
+        self.next = 0;
+        self.ended = false;
+    }
+
+    /// Puts what is there from `offset` on into the chunk.
+    #[inline]
+    fn deliver(&mut self, ask: &Ask<'_>, chunk: &mut Chunk) -> usize {
+        let skip = ask.offset.saturating_sub(self.base);
+        let skip = usize::try_from(skip).map_or(self.bytes.len(), |s| s.min(self.bytes.len()));
+        let rest = &self.bytes[skip..];
+        let len = chunk.set(&rest[..rest.len().min(ask.len)]);
+        self.next = ask.offset + len as u64;
+        len
+    }
+}
+
+/// An open file of a driver `T`.
+pub(crate) struct OpenNode<T: FileOps> {
+    core: OpenCore,
+    gate: Gate<Live<T>, Text>,
+}
+
+impl<T: FileOps> OpenNode<T> {
+    pub(crate) fn new(driver: Arc<T>, mut core: OpenCore) -> Self {
+        core.kind = T::KIND;
+        core.ready_by = T::READY;
+        core.ops = T::OPS;
+        let live = Live { driver, open: None, record: Arc::clone(&core.record) };
+        Self { core, gate: Gate::new(live, Text::default()) }
+    }
+
+    /// The identity of this open file for the detection of re-entry.
+    #[inline]
+    fn place(&self) -> Place {
+        Place { tree: self.core.tree.id(), object: &raw const self.core as usize }
+    }
+
+    #[inline]
+    fn enter(&self, queue: Option<InQueue<'_>>) -> Result<Pass<'_, Live<T>, Text>, Outcome> {
+        match self.gate.enter() {
+            Ok(pass) => Ok(pass),
+            Err(refused) => {
+                self.stand(refused, queue, |(waker, key)| self.gate.poll_enter(waker, key))
+            }
+        }
+    }
+
+    fn enter_shared(
+        &self,
+        queue: Option<InQueue<'_>>,
+    ) -> Result<SharedPass<'_, Live<T>, Text>, Outcome> {
+        match self.gate.enter_shared() {
+            Ok(pass) => Ok(pass),
+            Err(refused) => {
+                self.stand(refused, queue, |(waker, key)| self.gate.poll_enter_shared(waker, key))
+            }
+        }
+    }
+
+    #[cold]
+    fn stand<'a, P>(
+        &self,
+        refused: Refused,
+        queue: Option<InQueue<'a>>,
+        poll: impl FnOnce(InQueue<'a>) -> Poll<Result<P, Refused>>,
+    ) -> Result<P, Outcome> {
+        if refused == Refused::Closed {
+            return Err(Outcome::err(Errno::ENODEV));
+        }
+        if inside::object(self.place().object) {
+            return Err(Outcome::err(Errno::EDEADLK));
+        }
+        let Some(queue) = queue else {
+            return Err(Outcome::Busy);
+        };
+        match poll(queue) {
+            Poll::Ready(Ok(pass)) => Ok(pass),
+            Poll::Ready(Err(_)) => Err(Outcome::err(Errno::ENODEV)),
+            Poll::Pending => Err(Outcome::Busy),
+        }
+    }
+
+    /// Runs an operation with the contents checked out; a panic is EIO and closes the open file.
+    #[inline]
+    fn run<R>(
+        &self,
+        mut pass: Pass<'_, Live<T>, Text>,
+        operation: Operation,
+        caller: &Caller,
+        body: impl FnOnce(&T, &mut Option<T::Open>, &mut Text) -> Result<R, Errno>,
+    ) -> Result<R, Errno> {
+        pass.condemn();
+        let (Some(live), Some(text)) = pass.get() else {
+            return Err(Errno::ENODEV);
+        };
+        self.core.record.running.start(operation, caller);
+        let inside = Inside::enter(self.place());
+        assert_unlocked();
+        let result = contain(|| body(&live.driver, &mut live.open, text));
+        drop(inside);
+        self.core.record.running.stop();
+        match result {
+            Ok(result) => {
+                pass.pardon();
+                result
+            }
+            Err(Panicked) => {
+                self.core.ready.kill();
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    /// Renders text until it covers the offset that is asked for.
+    #[inline]
+    fn render(
+        &self,
+        driver: &T,
+        open: &mut T::Open,
+        text: &mut Text,
+        ask: &Ask<'_>,
+    ) -> Result<Option<Pending>, Errno> {
+        let mut from_start = false;
+        if ask.offset == 0 || ask.offset != text.next {
+            text.restart();
+            from_start = true;
+        }
+        while !text.ended && text.end() <= ask.offset {
+            let event = self.core.node.event();
+            text.base = text.end();
+            text.bytes.clear();
+            let mut op = ReadOp::new(ask.caller, text.base, ask.len, from_start, &mut text.bytes);
+            from_start = false;
+            let result = driver.read(open, &mut op);
+            let pending = op.pending;
+            if let Err(errno) = result {
+                text.restart();
+                return Err(errno);
+            }
+            if pending.is_some() {
+                return if T::KIND == Kind::Text { Ok(pending) } else { Err(Errno::EINVAL) };
+            }
+            self.core.tree.check_text(&mut text.bytes).inspect_err(|_| text.restart())?;
+            text.ended = T::KIND == Kind::Text || text.bytes.is_empty();
+            self.core.ready.saw(event);
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn read_text(
+        &self,
+        pass: Pass<'_, Live<T>, Text>,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Outcome {
+        let done = self.run(pass, Operation::Read, ask.caller, |driver, open, text| {
+            let open = open.as_mut().ok_or(Errno::ENODEV)?;
+            Ok(match self.render(driver, open, text, ask)? {
+                Some(pending) => Outcome::Later(pending, 0),
+                None => Outcome::Done(Ok(text.deliver(ask, chunk))),
+            })
+        });
+        done.unwrap_or_else(Outcome::err)
+    }
+
+    fn read_bytes(
+        &self,
+        pass: Pass<'_, Live<T>, Text>,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Outcome {
+        let done = self.run(pass, Operation::Read, ask.caller, |driver, open, text| {
+            let open = open.as_mut().ok_or(Errno::ENODEV)?;
+            let event = self.core.node.event();
+            text.bytes.clear();
+            let mut op = ReadOp::new(ask.caller, ask.offset, ask.len, true, &mut text.bytes);
+            let result = driver.read(open, &mut op);
+            let pending = op.pending;
+            // A stream that has nothing was looked at all the same: pollers sleep until news come.
+            if result.is_ok() || result == Err(Errno::EAGAIN) {
+                self.core.ready.saw(event);
+            }
+            result?;
+            if let Some(pending) = pending {
+                return Ok(Outcome::Later(pending, 0));
+            }
+            text.bytes.truncate(ask.len);
+            let len = chunk.set(&text.bytes);
+            text.bytes.clear();
+            text.bytes.shrink_to(KEPT_CAPACITY);
+            Ok(Outcome::Done(Ok(len)))
+        });
+        done.unwrap_or_else(Outcome::err)
+    }
+
+    #[allow(unsafe_code, reason = "shares the state of an open file that proves to be `Sync`")]
+    fn read_shared(
+        &self,
+        pass: SharedPass<'_, Live<T>, Text>,
+        shared: ReadShared<T>,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Outcome {
+        // SAFETY: a `ReadShared<T>` can only be made where `T::Open: Sync`; beside it only the
+        // driver is touched, which is `Sync`.
+        let live = unsafe { pass.get() };
+        let Some(Live { driver, open: Some(open), .. }) = live else {
+            return Outcome::err(Errno::ENODEV);
+        };
+        self.core.record.running.start(Operation::Read, ask.caller);
+        let inside = Inside::enter(self.place());
+        assert_unlocked();
+        let mut bytes = Vec::new();
+        let mut op = ReadOp::new(ask.caller, ask.offset, ask.len, true, &mut bytes);
+        let result = contain(|| shared.function()(driver, open, &mut op));
+        let pending = op.pending;
+        drop(inside);
+        match (result, pending) {
+            (Err(Panicked), _) => {
+                pass.condemn();
+                self.core.ready.kill();
+                Outcome::err(Errno::EIO)
+            }
+            (Ok(Err(errno)), _) => Outcome::err(errno),
+            (Ok(Ok(())), Some(pending)) => Outcome::Later(pending, 0),
+            (Ok(Ok(())), None) => {
+                bytes.truncate(ask.len);
+                Outcome::Done(Ok(chunk.set(&bytes)))
+            }
+        }
+    }
+
+    /// Delivers what a partial read before the severing has left (P15).
+    #[cold]
+    fn read_remainder(&self, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome {
+        let mut kept = self.gate.kept().lock();
+        match kept.as_mut() {
+            Some(text) if ask.offset == text.next && (1..text.end()).contains(&ask.offset) => {
+                Outcome::Done(Ok(text.deliver(ask, chunk)))
+            }
+            _ => Outcome::err(Errno::ENODEV),
+        }
+    }
+
+    /// Cuts a request to the declared size.
+    fn within_size<'a>(&self, ask: &Ask<'a>) -> Ask<'a> {
+        let size = self.core.node.size();
+        let mut ask = *ask;
+        if T::KIND == Kind::Binary && size > 0 {
+            let rest = size.saturating_sub(ask.offset);
+            ask.len = ask.len.min(usize::try_from(rest).unwrap_or(usize::MAX));
+        }
+        ask
+    }
+}
+
+impl<T: FileOps> AnyOpen for OpenNode<T> {
+    fn core(&self) -> &OpenCore {
+        &self.core
+    }
+
+    fn open(&self) -> Result<(), Errno> {
+        let Ok(pass) = self.gate.enter() else {
+            return Err(Errno::ENODEV);
+        };
+        self.run(pass, Operation::Open, self.core.opener(), |driver, open, _| {
+            *open = Some(driver.open(&mut OpenOp::new(&self.core))?);
+            Ok(())
+        })
+    }
+
+    fn read(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome {
+        if !T::OPS.contains(Ops::READ) {
+            let closed = self.gate.is_closed();
+            return Outcome::err(if closed { Errno::ENODEV } else { Errno::EINVAL });
+        }
+        if matches!(T::KIND, Kind::Text | Kind::Seq) {
+            return match self.enter(queue) {
+                Ok(pass) => self.read_text(pass, ask, chunk),
+                Err(Outcome::Done(Err(Errno::ENODEV))) => self.read_remainder(ask, chunk),
+                Err(outcome) => outcome,
+            };
+        }
+        let ask = &self.within_size(ask);
+        if ask.len == 0 && !self.gate.is_closed() {
+            return Outcome::Done(Ok(0));
+        }
+        let read = match T::READ_SHARED {
+            Some(shared) if T::KIND == Kind::Binary => {
+                self.enter_shared(queue).map(|pass| self.read_shared(pass, shared, ask, chunk))
+            }
+            _ => self.enter(queue).map(|pass| self.read_bytes(pass, ask, chunk)),
+        };
+        read.unwrap_or_else(|outcome| outcome)
+    }
+
+    fn finish_read(
+        &self,
+        queue: Option<InQueue<'_>>,
+        ask: &Ask<'_>,
+        answer: &mut Vec<u8>,
+        chunk: &mut Chunk,
+    ) -> Outcome {
+        let mut pass = match self.enter(queue) {
+            Ok(pass) => pass,
+            Err(outcome) => return outcome,
+        };
+        let (_, Some(text)) = pass.get() else {
+            return Outcome::err(Errno::ENODEV);
+        };
+        let mut answer = core::mem::take(answer);
+        Outcome::Done(if T::KIND == Kind::Text {
+            self.core.tree.check_text(&mut answer).map(|()| {
+                *text = Text { bytes: answer, ended: true, ..Text::default() };
+                text.deliver(ask, chunk)
+            })
+        } else {
+            answer.truncate(self.within_size(ask).len);
+            Ok(chunk.set(&answer))
+        })
+    }
+
+    fn write(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, data: &[u8]) -> Outcome {
+        let pass = match self.enter(queue) {
+            Ok(pass) => pass,
+            Err(outcome) => return outcome,
+        };
+        if !T::OPS.contains(Ops::WRITE) {
+            return Outcome::err(Errno::EINVAL);
+        }
+        let done = self.run(pass, Operation::Write, ask.caller, |driver, open, _| {
+            let open = open.as_mut().ok_or(Errno::ENODEV)?;
+            let mut op = WriteOp::new(ask.caller, ask.offset, data);
+            let written = driver.write(open, &mut op);
+            let pending = op.pending;
+            let written = written?.min(data.len());
+            Ok(match pending {
+                Some(pending) => Outcome::Later(pending, written),
+                None => Outcome::Done(Ok(written)),
+            })
+        });
+        done.unwrap_or_else(Outcome::err)
+    }
+
+    fn mmap(&self, queue: Option<InQueue<'_>>, op: &MapOp<'_>) -> Outcome {
+        if !T::OPS.contains(Ops::MMAP) || T::KIND != Kind::Binary {
+            return Outcome::err(Errno::ENODEV);
+        }
+        let pass = match self.enter(queue) {
+            Ok(pass) => pass,
+            Err(outcome) => return outcome,
+        };
+        Outcome::Done(self.run(pass, Operation::Mmap, op.caller(), |driver, open, _| {
+            driver.mmap(open.as_mut().ok_or(Errno::ENODEV)?, op).map(|()| 0)
+        }))
+    }
+
+    fn give_up(&self, key: u64) {
+        self.gate.give_up(key);
+    }
+
+    fn close(&self, token: Option<Token>) -> bool {
+        self.gate.close(token)
+    }
+
+    fn finish_close(&self) {
+        self.gate.finish_close();
+    }
+}
+
+impl<T: FileOps> Busy for OpenNode<T> {
+    fn stuck(&self) -> Option<Stuck> {
+        if !self.gate.is_occupied() {
+            return None;
+        }
+        self.core.record.running.stuck(&self.core.node)
+    }
+}
+
+/// A panic that was caught; its message has been printed by the panic hook.
+pub(crate) struct Panicked;
+
+/// Runs user code; a panic in it ends here.
+#[cfg(feature = "std")]
+#[inline]
+pub(crate) fn contain<R>(body: impl FnOnce() -> R) -> Result<R, Panicked> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).map_err(|_| Panicked)
+}
+
+/// Runs user code; without `std` a panic does not come back.
+#[cfg(not(feature = "std"))]
+#[inline]
+pub(crate) fn contain<R>(body: impl FnOnce() -> R) -> Result<R, Panicked> {
+    Ok(body())
+}

@@ -1,0 +1,421 @@
+//! The owner's handles on directories and links, and the operations that clients get on them.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::drain::Draining;
+#[cfg(any(feature = "std", loom, shuttle))]
+use crate::drain::NotDrained;
+use crate::errno::{Errno, Rejected};
+use crate::file::{File, FileOptions, owner_methods, path, rename, set_attr};
+use crate::meta::{Caller, Meta, Mode, SetAttr, Tag};
+use crate::name::Name;
+use crate::node::{DirNode, Inner, Node, REMOVED};
+use crate::ops::FileOps;
+use crate::sever::Owner;
+
+/// A directory, in the hands of the owner.
+///
+/// Dropping it severs it and all below it, without waiting.
+pub struct Dir {
+    owner: Owner,
+}
+
+impl Dir {
+    /// Adds a file, whose driver is handed in and comes back when the file is removed.
+    ///
+    /// # Errors
+    ///
+    /// EEXIST: the name is taken. ENOENT: this directory was removed, or the name is empty.
+    /// ENAMETOOLONG: the name or the path is too long. EINVAL: not a name, or a tag where there
+    /// must be none, or the other way round. The error gives the driver back.
+    pub fn add_file<T: FileOps + 'static>(
+        &self,
+        name: impl AsRef<[u8]>,
+        options: impl Into<FileOptions>,
+        driver: T,
+    ) -> Result<File<T>, Rejected<T>> {
+        File::add(&self.owner, name.as_ref(), options.into(), driver)
+    }
+
+    /// Adds a directory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add_file`](Self::add_file).
+    pub fn add_dir(
+        &self,
+        name: impl AsRef<[u8]>,
+        options: impl Into<DirOptions>,
+    ) -> Result<Self, Errno> {
+        let options = options.into();
+        let name = self.name_of(name.as_ref())?;
+        let setgid = self.owner.node().meta.lock().mode.bits() & S_ISGID;
+        let mode = Mode::new(options.mode.bits() | setgid);
+        let gid = options.gid.unwrap_or_else(|| inherited_gid(self.owner.node()));
+        let meta = self.owner.tree().meta(mode, options.uid, gid);
+        let dir = Inner::Dir(DirNode::new(options.tagged_children));
+        add_node(&self.owner, name, options.tag, meta, dir).map(Self::from_owner)
+    }
+
+    /// Adds a symbolic link to a node; its text is computed at each readlink, so it follows
+    /// renames (`kernfs_create_link`).
+    ///
+    /// The link has owner and tag of its target, and mode 0777. It does not keep the target.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add_file`](Self::add_file); EXDEV: the target is in another tree.
+    pub fn add_link(&self, name: impl AsRef<[u8]>, target: &impl Target) -> Result<Link, Errno> {
+        let sealed::Handle(target) = target.handle();
+        if !Arc::ptr_eq(target.tree(), self.owner.tree()) {
+            return Err(Errno::EXDEV);
+        }
+        let node = target.node();
+        let name = self.name_of(name.as_ref())?;
+        let tagged = self.owner.node().dir()?.tagged;
+        let tag = node.place.lock().tag.filter(|_| tagged);
+        let (uid, gid) = {
+            let meta = node.meta.lock();
+            (meta.uid, meta.gid)
+        };
+        let meta = self.owner.tree().meta(Mode::new(0o777), uid, gid);
+        let link = Inner::Link(Arc::clone(node));
+        add_node(&self.owner, name, tag, meta, link).map(|owner| Link { owner })
+    }
+
+    /// Attaches a [detached directory](crate::Tree::detached_dir) under a name, with all that is
+    /// below it at once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add_file`](Self::add_file); EINVAL: it is attached already, or is above this
+    /// directory. EXDEV: another tree.
+    pub fn attach(&self, name: impl AsRef<[u8]>, dir: &Self) -> Result<(), Errno> {
+        self.attach_tagged(name.as_ref(), dir, None)
+    }
+
+    /// Does the same in a directory of tagged children.
+    ///
+    /// # Errors
+    ///
+    /// As for [`attach`](Self::attach).
+    pub fn attach_in(&self, name: impl AsRef<[u8]>, dir: &Self, tag: Tag) -> Result<(), Errno> {
+        self.attach_tagged(name.as_ref(), dir, Some(tag))
+    }
+
+    /// Severs the child of a name, whatever it is, with all below it
+    /// (`kernfs_remove_by_name_ns`); the owner's handle, if any, can take the driver out.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT: there is none.
+    pub fn sever_child(&self, name: impl AsRef<[u8]>) -> Result<Draining, Errno> {
+        self.sever_tagged(name.as_ref(), None)
+    }
+
+    /// Does the same in a directory of tagged children.
+    ///
+    /// # Errors
+    ///
+    /// As for [`sever_child`](Self::sever_child).
+    pub fn sever_child_in(&self, name: impl AsRef<[u8]>, tag: Tag) -> Result<Draining, Errno> {
+        self.sever_tagged(name.as_ref(), Some(tag))
+    }
+
+    /// Severs the directory and all below it without waiting; may be called anywhere.
+    pub fn sever(self) -> Draining {
+        self.owner.sever(Arc::new(()))
+    }
+
+    /// Severs the directory and all below it and waits until all is at rest.
+    ///
+    /// # Errors
+    ///
+    /// EDEADLK inside an operation of the same tree; the removal goes on.
+    #[cfg(any(feature = "std", loom, shuttle))]
+    pub fn remove(self) -> Result<(), NotDrained<()>> {
+        self.sever().wait()
+    }
+
+    /// Gives the handle to the parent directory: nothing is severed when it is dropped.
+    pub fn keep(self) {
+        self.owner.keep();
+    }
+
+    /// Tells whether the directory has no children, hidden ones included.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let dir = self.owner.node().dir();
+        dir.is_ok_and(|dir| dir.children.read().is_empty())
+    }
+
+    owner_methods!();
+
+    pub(crate) fn from_owner(owner: Owner) -> Self {
+        Self { owner }
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    fn name_of(&self, name: &[u8]) -> Result<Name, Errno> {
+        Name::new(name, self.owner.tree().limits.name)
+    }
+
+    fn attach_tagged(&self, name: &[u8], dir: &Self, tag: Option<Tag>) -> Result<(), Errno> {
+        let tree = self.owner.tree();
+        if !Arc::ptr_eq(tree, dir.owner.tree()) {
+            return Err(Errno::EXDEV);
+        }
+        tree.attach(self.owner.node(), self.name_of(name)?, tag, dir.owner.node())
+    }
+
+    fn sever_tagged(&self, name: &[u8], tag: Option<Tag>) -> Result<Draining, Errno> {
+        let dir = self.owner.node().dir()?;
+        let child = dir.children.read().find(tag, name).map(|child| Arc::clone(&child.node));
+        let child = child.ok_or(Errno::ENOENT)?;
+        Ok(Owner::borrowed(self.owner.tree(), &child).sever(Arc::new(())))
+    }
+}
+
+impl fmt::Debug for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dir").field("ino", &self.ino()).field("name", &self.name()).finish()
+    }
+}
+
+/// What a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct DirOptions {
+    mode: Mode,
+    uid: u32,
+    gid: Option<u32>,
+    tag: Option<Tag>,
+    tagged_children: bool,
+}
+
+impl DirOptions {
+    /// Takes the mode; the rest is user 0, the group of a setgid parent or 0, and no tags.
+    pub const fn new(mode: Mode) -> Self {
+        Self { mode, uid: 0, gid: None, tag: None, tagged_children: false }
+    }
+
+    /// Sets user and group.
+    pub const fn owner(mut self, uid: u32, gid: u32) -> Self {
+        self.uid = uid;
+        self.gid = Some(gid);
+        self
+    }
+
+    /// Sets the namespace that sees the directory.
+    pub const fn tag(mut self, tag: Tag) -> Self {
+        self.tag = Some(tag);
+        self
+    }
+
+    /// Makes every child carry a namespace tag (`kernfs_enable_ns`); else none may.
+    pub const fn tagged_children(mut self) -> Self {
+        self.tagged_children = true;
+        self
+    }
+}
+
+impl From<Mode> for DirOptions {
+    fn from(mode: Mode) -> Self {
+        Self::new(mode)
+    }
+}
+
+/// A symbolic link, in the hands of the owner; dropping it removes the link.
+pub struct Link {
+    owner: Owner,
+}
+
+impl Link {
+    /// Removes the link without waiting for front ends.
+    pub fn sever(self) -> Draining {
+        self.owner.sever(Arc::new(()))
+    }
+
+    /// Removes the link and waits until front ends have taken it away.
+    ///
+    /// # Errors
+    ///
+    /// EDEADLK inside an operation of the same tree; the removal goes on.
+    #[cfg(any(feature = "std", loom, shuttle))]
+    pub fn remove(self) -> Result<(), NotDrained<()>> {
+        self.sever().wait()
+    }
+
+    /// Gives the handle to the parent directory: the link stays when it is dropped.
+    pub fn keep(self) {
+        self.owner.keep();
+    }
+
+    owner_methods!();
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("ino", &self.ino()).field("name", &self.name()).finish()
+    }
+}
+
+/// A node that a link can lead to; implemented by the owner's handles.
+pub trait Target: sealed::Sealed {}
+
+impl<T: sealed::Sealed> Target for T {}
+
+mod sealed {
+    use crate::sever::Owner;
+
+    #[expect(missing_debug_implementations, reason = "sealed")]
+    pub struct Handle<'a>(pub(super) &'a Owner);
+
+    pub trait Sealed {
+        fn handle(&self) -> Handle<'_>;
+    }
+
+    impl Sealed for super::Dir {
+        fn handle(&self) -> Handle<'_> {
+            Handle(&self.owner)
+        }
+    }
+
+    impl Sealed for super::Link {
+        fn handle(&self) -> Handle<'_> {
+            Handle(&self.owner)
+        }
+    }
+
+    impl<T> Sealed for super::File<T> {
+        fn handle(&self) -> Handle<'_> {
+            Handle(self.owner())
+        }
+    }
+}
+
+/// What clients may do to the structure of a tree (`kernfs_syscall_ops`); each default is EPERM.
+///
+/// What a callback adds is [kept](Dir::keep) by its directory. Callbacks run side by side, without
+/// a kernfs lock; removing a directory waits for the callbacks that are inside of it.
+pub trait DirOps: Send + Sync {
+    /// Makes a directory, or whatever fits the name.
+    ///
+    /// # Errors
+    ///
+    /// Whatever mkdir(2) shall answer.
+    fn mkdir(&self, parent: &Dir, name: &Name, op: &DirOp<'_>) -> Result<(), Errno> {
+        let _ = (parent, name, op);
+        Err(Errno::EPERM)
+    }
+
+    /// Removes a directory; the client is answered when the drain is done.
+    ///
+    /// # Errors
+    ///
+    /// Whatever rmdir(2) shall answer.
+    fn rmdir(&self, dir: &Child, op: &DirOp<'_>) -> Result<Draining, Errno> {
+        let _ = (dir, op);
+        Err(Errno::EPERM)
+    }
+
+    /// Removes a file or link; the client is answered when the drain is done.
+    ///
+    /// Linux has no such callback; here it lets a client pull a plug.
+    ///
+    /// # Errors
+    ///
+    /// Whatever unlink(2) shall answer.
+    fn unlink(&self, node: &Child, op: &DirOp<'_>) -> Result<Draining, Errno> {
+        let _ = (node, op);
+        Err(Errno::EPERM)
+    }
+
+    /// Renames or moves a node.
+    ///
+    /// # Errors
+    ///
+    /// Whatever rename(2) shall answer.
+    fn rename(&self, node: &Child, to: &Dir, name: &Name, op: &DirOp<'_>) -> Result<(), Errno> {
+        let _ = (node, to, name, op);
+        Err(Errno::EPERM)
+    }
+}
+
+/// A change of the structure that a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct DirOp<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) mode: Mode,
+}
+
+impl DirOp<'_> {
+    /// Returns who asks.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        self.caller
+    }
+
+    /// Returns the mode that mkdir(2) asked for, less the umask; else 0.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+}
+
+/// The node that a client's system call is about, with the powers that [`DirOps`] needs.
+pub struct Child {
+    owner: Owner,
+}
+
+impl Child {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self { owner }
+    }
+
+    /// Severs the node and all below it without waiting.
+    pub fn sever(&self) -> Draining {
+        Owner::borrowed(self.owner.tree(), self.owner.node()).sever(Arc::new(()))
+    }
+
+    /// Returns the node as a directory, if it is one; dropping that severs nothing.
+    #[must_use]
+    pub fn as_dir(&self) -> Option<Dir> {
+        let owner = Owner::borrowed(self.owner.tree(), self.owner.node());
+        self.owner.node().dir().ok().map(|_| Dir::from_owner(owner))
+    }
+
+    owner_methods!();
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Child").field(self.owner.node()).finish()
+    }
+}
+
+/// New nodes get the group of a parent with this bit, and directories the bit itself.
+const S_ISGID: u16 = 0o2000;
+
+pub(crate) fn inherited_gid(parent: &Node) -> u32 {
+    let meta = parent.meta.lock();
+    if meta.mode.bits() & S_ISGID != 0 { meta.gid } else { 0 }
+}
+
+pub(crate) fn add_node(
+    dir: &Owner,
+    name: Name,
+    tag: Option<Tag>,
+    meta: Meta,
+    inner: Inner,
+) -> Result<Owner, Errno> {
+    let tree = dir.tree();
+    let node = tree.new_node(name, tag, meta, inner);
+    tree.add(dir.node(), &node)?;
+    Ok(Owner::new(tree, node))
+}

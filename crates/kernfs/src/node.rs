@@ -1,0 +1,481 @@
+//! Nodes: what is in the tree, with the locks of each.
+//!
+//! A node's memory is pinned by its parent's list, its children, its open files and whoever looked
+//! it up; none of these pins the driver, which the node lets go of when it is severed.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::active::{AnyOpen, OpenCore};
+use crate::drain::{Busy, Drain, Running, Stuck};
+use crate::errno::Errno;
+use crate::file::WriteLimit;
+use crate::gate::{Gate, Live};
+use crate::meta::{Caller, Meta, NodeKind, OpenFlags, Tag, Timestamp};
+use crate::name::Name;
+use crate::ops::{AnyDriver, Ops};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire};
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{Mutex, RwLock};
+use crate::tree::Shared;
+
+/// The node was removed; it never comes back (`KERNFS_REMOVING`).
+pub(crate) const REMOVED: u32 = 1;
+/// The file is hidden until it is shown (`KERNFS_HIDDEN`).
+pub(crate) const HIDDEN: u32 = 2;
+/// The directory was removed by rmdir(2) of a client, which marks it dead for getdents(2).
+pub(crate) const RMDIR: u32 = 4;
+
+/// A directory, a file or a link.
+pub(crate) struct Node {
+    ino: u64,
+    /// Changed under the tree lock; read without any.
+    flags: AtomicU32,
+    pub(crate) place: Mutex<Place>,
+    pub(crate) meta: Mutex<Meta>,
+    inner: Inner,
+}
+
+/// Where a node is in the tree.
+pub(crate) struct Place {
+    /// `None` for a root, and for a directory that is not attached.
+    pub(crate) parent: Option<Arc<Node>>,
+    pub(crate) name: Name,
+    pub(crate) tag: Option<Tag>,
+    /// The cursor of readdir at the node.
+    pub(crate) seq: u64,
+    /// The last severing of the node, by hiding or removal; it outlasts all earlier ones.
+    pub(crate) drain: Option<Arc<Drain>>,
+}
+
+pub(crate) enum Inner {
+    Dir(DirNode),
+    File(FileNode),
+    /// The target; pinned, but not kept from being severed.
+    Link(Arc<Node>),
+}
+
+impl Node {
+    pub(crate) fn new(ino: u64, name: Name, tag: Option<Tag>, meta: Meta, inner: Inner) -> Self {
+        Self {
+            ino,
+            flags: AtomicU32::new(0),
+            place: Mutex::new(Place { parent: None, name, tag, seq: 0, drain: None }),
+            meta: Mutex::new(meta),
+            inner,
+        }
+    }
+
+    pub(crate) fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    pub(crate) fn kind(&self) -> NodeKind {
+        match self.inner {
+            Inner::Dir(_) => NodeKind::Dir,
+            Inner::File(_) => NodeKind::File,
+            Inner::Link(_) => NodeKind::Link,
+        }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(crate) fn dir(&self) -> Result<&DirNode, Errno> {
+        match &self.inner {
+            Inner::Dir(dir) => Ok(dir),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Returns the file part.
+    ///
+    /// # Errors
+    ///
+    /// EISDIR for a directory, ELOOP for a link, as open(2) answers.
+    pub(crate) fn file(&self) -> Result<&FileNode, Errno> {
+        match &self.inner {
+            Inner::File(file) => Ok(file),
+            Inner::Dir(_) => Err(Errno::EISDIR),
+            Inner::Link(_) => Err(Errno::ELOOP),
+        }
+    }
+
+    pub(crate) fn name(&self) -> Name {
+        self.place.lock().name.clone()
+    }
+
+    pub(crate) fn parent(&self) -> Option<Arc<Self>> {
+        self.place.lock().parent.clone()
+    }
+
+    pub(crate) fn has(&self, flag: u32) -> bool {
+        self.flags.load(Acquire) & flag != 0
+    }
+
+    pub(crate) fn raise(&self, flag: u32) {
+        self.flags.fetch_or(flag, AcqRel);
+    }
+
+    pub(crate) fn lower(&self, flag: u32) {
+        self.flags.fetch_and(!flag, AcqRel);
+    }
+
+    /// Returns the event count; 0 for what has none.
+    pub(crate) fn event(&self) -> u64 {
+        match &self.inner {
+            Inner::File(file) => file.event.load(Acquire),
+            _ => 0,
+        }
+    }
+
+    /// Returns the declared size of a file in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        match &self.inner {
+            Inner::File(file) => file.size.load(Acquire),
+            _ => 0,
+        }
+    }
+
+    /// Returns the names from below the root down to this node, and the topmost node.
+    ///
+    /// To be called under the tree lock, so that no rename comes in between.
+    pub(crate) fn names(self: &Arc<Self>) -> (Arc<Self>, Vec<Name>) {
+        let mut names = Vec::new();
+        let mut node = Arc::clone(self);
+        loop {
+            let (parent, name) = {
+                let place = node.place.lock();
+                (place.parent.clone(), place.name.clone())
+            };
+            let Some(parent) = parent else { break };
+            names.push(name);
+            node = parent;
+        }
+        names.reverse();
+        (node, names)
+    }
+
+    /// Opens a file: puts an open file in the list, then lets the driver open it.
+    ///
+    /// Whoever severs in between finds the open file in the list and closes its gate.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        tree: &Arc<Shared>,
+        caller: &Caller,
+        flags: OpenFlags,
+    ) -> Result<Arc<dyn AnyOpen>, Errno> {
+        let file = self.file()?;
+        tree.count_open()?;
+        let result = file.insert(|driver, key| {
+            Arc::clone(driver).prepare(OpenCore::new(tree, self, caller, flags, key))
+        });
+        let opened = result.and_then(|open| match open.open() {
+            Ok(()) => Ok(open),
+            Err(errno) => {
+                open.close(None);
+                open.finish_close();
+                file.forget(open.core().key);
+                Err(errno)
+            }
+        });
+        opened.inspect_err(|_| tree.uncount_open())
+    }
+
+    /// Ends an open file: its last descriptor is gone.
+    pub(crate) fn close(&self, tree: &Shared, open: &dyn AnyOpen) {
+        open.close(None);
+        open.finish_close();
+        if let Inner::File(file) = &self.inner {
+            file.forget(open.core().key);
+        }
+        open.core().ready.kill();
+        open.core().closed();
+        tree.uncount_open();
+    }
+
+    /// Counts an event and wakes who waits for it (`kernfs_notify`); nothing once removed.
+    pub(crate) fn notify(&self) {
+        let Inner::File(file) = &self.inner else {
+            return;
+        };
+        file.event.fetch_add(1, AcqRel);
+        let mut next = 0;
+        while let Some((key, ready)) = file.ready_from(next) {
+            ready.wake();
+            next = key + 1;
+        }
+    }
+}
+
+impl Busy for Node {
+    fn stuck(&self) -> Option<Stuck> {
+        let dir = self.dir().ok()?;
+        if !dir.gate.is_occupied() {
+            return None;
+        }
+        dir.running.stuck(self)
+    }
+}
+
+/// The part of a node that a file has.
+pub(crate) struct FileNode {
+    slot: Mutex<FileSlot>,
+    /// Counts notifications; starts at 1, so that a fresh open file, which saw 0, is ready.
+    event: AtomicU64,
+    size: AtomicU64,
+    pub(crate) write_limit: WriteLimit,
+    ops: Ops,
+}
+
+pub(crate) struct FileSlot {
+    /// `None` once severed for good.
+    driver: Option<Arc<dyn AnyDriver>>,
+    /// Whether the directory keeps the driver; else its owner holds a handle with another
+    /// reference.
+    kept: bool,
+    hidden: bool,
+    opens: Opens,
+    next_key: u64,
+}
+
+/// The open files of a node in the order of opening.
+pub(crate) type Opens = BTreeMap<u64, Arc<dyn AnyOpen>>;
+
+impl FileNode {
+    pub(crate) fn new(driver: Arc<dyn AnyDriver>, size: u64, write_limit: WriteLimit) -> Self {
+        let ops = driver.ops();
+        Self {
+            slot: Mutex::new(FileSlot {
+                driver: Some(driver),
+                kept: false,
+                hidden: false,
+                opens: Opens::new(),
+                next_key: 0,
+            }),
+            event: AtomicU64::new(1),
+            size: AtomicU64::new(size),
+            write_limit,
+            ops,
+        }
+    }
+
+    /// Returns what the driver implements.
+    pub(crate) fn ops(&self) -> Ops {
+        self.ops
+    }
+
+    pub(crate) fn set_size(&self, size: u64) {
+        self.size.store(size, crate::sync::atomic::Ordering::Release);
+    }
+
+    /// Gives the driver to the parent directory.
+    pub(crate) fn keep(&self) {
+        self.slot.lock().kept = true;
+    }
+
+    /// Makes an open file and lists it in one step, so that a severing misses no reference.
+    fn insert(
+        &self,
+        prepare: impl FnOnce(&Arc<dyn AnyDriver>, u64) -> Arc<dyn AnyOpen>,
+    ) -> Result<Arc<dyn AnyOpen>, Errno> {
+        let mut slot = self.slot.lock();
+        let key = slot.next_key;
+        let open = match &slot.driver {
+            Some(driver) if !slot.hidden => prepare(driver, key),
+            _ => return Err(Errno::ENODEV),
+        };
+        slot.next_key += 1;
+        slot.opens.insert(key, Arc::clone(&open));
+        Ok(open)
+    }
+
+    fn forget(&self, key: u64) {
+        let open = self.slot.lock().opens.remove(&key);
+        drop(open);
+    }
+
+    fn ready_from(&self, key: u64) -> Option<(u64, Arc<crate::wait::Ready>)> {
+        let slot = self.slot.lock();
+        let (key, open) =
+            slot.opens.range(key..).find(|(_, open)| open.core().ready.is_awaited())?;
+        Some((*key, Arc::clone(&open.core().ready)))
+    }
+
+    /// Calls `each` with the opener of each open file.
+    pub(crate) fn openers(&self) -> Vec<(Caller, OpenFlags)> {
+        let slot = self.slot.lock();
+        let opener = |open: &Arc<dyn AnyOpen>| (*open.core().opener(), open.core().flags());
+        slot.opens.values().map(opener).collect()
+    }
+
+    /// Refuses new open files until [`FileNode::show`], and returns those that are open.
+    pub(crate) fn hide(&self) -> Opens {
+        let mut slot = self.slot.lock();
+        slot.hidden = true;
+        core::mem::take(&mut slot.opens)
+    }
+
+    pub(crate) fn show(&self) {
+        self.slot.lock().hidden = false;
+    }
+
+    /// Lets go of the driver for ever; returns those open and the driver, if it was kept.
+    pub(crate) fn sever(&self) -> (Opens, Option<Arc<dyn AnyDriver>>) {
+        let mut slot = self.slot.lock();
+        let driver = slot.driver.take();
+        let opens = core::mem::take(&mut slot.opens);
+        let kept = slot.kept;
+        drop(slot);
+        // Not kept: the owner's handle has a reference, and must be left with the last one.
+        (opens, driver.filter(|_| kept))
+    }
+}
+
+/// The part of a node that a directory has.
+pub(crate) struct DirNode {
+    pub(crate) children: RwLock<Children>,
+    /// Admits callbacks of [`DirOps`](crate::DirOps), side by side.
+    pub(crate) gate: Gate<Nothing, ()>,
+    pub(crate) running: Running,
+    /// Whether each child carries a namespace tag; else none does.
+    pub(crate) tagged: bool,
+}
+
+/// A directory has no state of severing lifetime.
+pub(crate) struct Nothing;
+
+impl Live for Nothing {
+    fn release(self) {}
+}
+
+impl DirNode {
+    pub(crate) fn new(tagged: bool) -> Self {
+        Self {
+            children: RwLock::new(Children::default()),
+            gate: Gate::new(Nothing, ()),
+            running: Running::new(),
+            tagged,
+        }
+    }
+
+    /// Finds a child that a client of namespace `tag` can see.
+    pub(crate) fn lookup(&self, tag: Option<Tag>, name: &[u8]) -> Option<Arc<Node>> {
+        let tag = if self.tagged { Some(tag?) } else { None };
+        let node = self.children.read().find(tag, name).map(|child| Arc::clone(&child.node))?;
+        (!node.has(HIDDEN)).then_some(node)
+    }
+}
+
+/// The children of a directory, by name and in the order of their coming.
+#[derive(Default)]
+pub(crate) struct Children {
+    hasher: DefaultHashBuilder,
+    by_name: HashTable<Child>,
+    by_seq: BTreeMap<u64, Child>,
+    /// The sequence number given last.
+    last_seq: u64,
+    pub(crate) subdirs: u32,
+    /// When a child came or went last.
+    pub(crate) changed: Option<Timestamp>,
+    /// The directory was removed: no child comes in again.
+    closed: bool,
+}
+
+/// An entry of a directory.
+#[derive(Clone)]
+pub(crate) struct Child {
+    pub(crate) name: Name,
+    pub(crate) tag: Option<Tag>,
+    pub(crate) node: Arc<Node>,
+    seq: u64,
+}
+
+/// Cursors below are those of `.` and `..`.
+pub(crate) const FIRST_SEQ: u64 = 3;
+
+impl Children {
+    pub(crate) fn find(&self, tag: Option<Tag>, name: &[u8]) -> Option<&Child> {
+        let hash = self.hasher.hash_one((tag, name));
+        self.by_name.find(hash, |child| child.tag == tag && *child.name == *name)
+    }
+
+    /// Tells whether a child could come in under the name (`kernfs_add_one`).
+    pub(crate) fn check(&self, tag: Option<Tag>, name: &[u8]) -> Result<(), Errno> {
+        if self.closed {
+            return Err(Errno::ENOENT);
+        }
+        match self.find(tag, name) {
+            Some(_) => Err(Errno::EEXIST),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a child in, at `seq` if it had a place in this directory; returns its place.
+    pub(crate) fn insert(
+        &mut self,
+        name: Name,
+        tag: Option<Tag>,
+        node: &Arc<Node>,
+        seq: Option<u64>,
+        now: Timestamp,
+    ) -> u64 {
+        let seq = seq.unwrap_or_else(|| {
+            self.last_seq = (self.last_seq + 1).max(FIRST_SEQ);
+            self.last_seq
+        });
+        self.subdirs += u32::from(node.kind() == NodeKind::Dir);
+        self.changed = Some(now);
+        let child = Child { name, tag, node: Arc::clone(node), seq };
+        let hash = self.hasher.hash_one((child.tag, &*child.name));
+        let Self { hasher, by_name, .. } = self;
+        by_name
+            .insert_unique(hash, child.clone(), |child| hasher.hash_one((child.tag, &*child.name)));
+        self.by_seq.insert(seq, child);
+        seq
+    }
+
+    /// Takes a child out if it is the given node.
+    pub(crate) fn remove(&mut self, tag: Option<Tag>, name: &[u8], node: &Node, now: Timestamp) {
+        let hash = self.hasher.hash_one((tag, name));
+        let is_it =
+            |child: &Child| child.tag == tag && *child.name == *name && child.node.ino == node.ino;
+        let Ok(entry) = self.by_name.find_entry(hash, is_it) else {
+            return;
+        };
+        let (child, _) = entry.remove();
+        self.by_seq.remove(&child.seq);
+        self.subdirs -= u32::from(node.kind() == NodeKind::Dir);
+        self.changed = Some(now);
+    }
+
+    /// Takes all children out and lets none come in again.
+    pub(crate) fn close(&mut self) -> impl Iterator<Item = Arc<Node>> + use<> {
+        self.closed = true;
+        self.by_name = HashTable::new();
+        self.subdirs = 0;
+        core::mem::take(&mut self.by_seq).into_values().map(|child| child.node)
+    }
+
+    /// Returns entries after a cursor, at most `max`, skipping what `tag` does not see.
+    pub(crate) fn page(&self, after: u64, tag: Option<Tag>, max: usize) -> Vec<(u64, Child)> {
+        let rest = self.by_seq.range(after + 1..);
+        rest.filter(|(_, child)| child.tag == tag && !child.node.has(HIDDEN))
+            .take(max)
+            .map(|(&seq, child)| (seq, child.clone()))
+            .collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_seq.is_empty()
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
+        self.by_seq.values().map(|child| Arc::clone(&child.node)).collect()
+    }
+}

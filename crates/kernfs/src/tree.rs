@@ -1,0 +1,564 @@
+//! The tree as a whole: settings, limits, and every change of its structure.
+
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+
+use crate::changes::{Change, Changes, FrontEnd, FrontEndGuard, Fronts};
+use crate::client::Client;
+use crate::dir::{Dir, DirOps};
+use crate::drain::Draining;
+#[cfg(any(feature = "std", loom, shuttle))]
+use crate::drain::NotDrained;
+use crate::errno::Errno;
+use crate::meta::{Caller, Clock, Meta, Mode, Tag, Timestamp};
+use crate::name::Name;
+use crate::node::{DirNode, Inner, Node, REMOVED};
+use crate::sever::Owner;
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+
+/// A tree of nodes and the root of everything in it; dropping it severs all of it.
+pub struct Tree {
+    root: Dir,
+}
+
+impl Tree {
+    /// Makes an empty tree with cgroup manners and the clock of the system.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Starts with the settings of [`Tree::new`], to be changed.
+    #[must_use]
+    pub fn builder() -> TreeBuilder {
+        TreeBuilder {
+            manners: Manners::Cgroup,
+            limits: Limits::DEFAULT,
+            user_xattrs: true,
+            root_mode: Mode::DIR,
+            clock: default_clock(),
+            dir_ops: None,
+        }
+    }
+
+    /// Returns the root directory.
+    #[must_use]
+    pub fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// Makes a directory that is in the tree once it is [attached](Dir::attach).
+    ///
+    /// What is added to it meanwhile becomes visible at once then, so that no client ever sees half
+    /// a device (`KERNFS_ROOT_CREATE_DEACTIVATED`).
+    #[must_use]
+    pub fn detached_dir(&self, mode: Mode) -> Dir {
+        let shared = self.shared();
+        let dir = Inner::Dir(DirNode::new(false));
+        let node = shared.new_node(Name::none(), None, shared.meta(mode, 0, 0), dir);
+        shared.publish_id(&node);
+        Dir::from_owner(Owner::new(shared, node))
+    }
+
+    /// Returns a client of the tree: a view of it with the powers of a caller.
+    #[must_use]
+    pub fn client(&self, caller: Caller) -> Client {
+        Client::new(Arc::clone(self.shared()), caller, None)
+    }
+
+    /// Returns a client that sees the children of tagged directories which carry `tag`.
+    #[must_use]
+    pub fn client_in(&self, caller: Caller, tag: Tag) -> Client {
+        Client::new(Arc::clone(self.shared()), caller, Some(tag))
+    }
+
+    /// Registers a front end, which takes part in every severing until the guard is dropped.
+    pub fn register(&self, front_end: Arc<dyn FrontEnd>) -> FrontEndGuard {
+        self.shared().fronts.register(front_end)
+    }
+
+    /// Returns a stream of what happens to nodes, holding at most `capacity` changes.
+    pub fn changes(&self, capacity: usize) -> Changes {
+        self.shared().fronts.stream(capacity)
+    }
+
+    /// Returns how many nodes are in the tree and how many files are open.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            nodes: self.shared().ids.lock().len(),
+            open_files: self.shared().opens.load(Relaxed),
+        }
+    }
+
+    /// Severs everything without waiting.
+    pub fn sever(self) -> Draining {
+        self.root.sever()
+    }
+
+    /// Severs everything and waits until it is at rest.
+    ///
+    /// # Errors
+    ///
+    /// EDEADLK inside an operation of this tree; the removal goes on.
+    #[cfg(any(feature = "std", loom, shuttle))]
+    pub fn remove(self) -> Result<(), NotDrained<()>> {
+        self.sever().wait()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.root.owner().tree()
+    }
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl core::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Tree").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+/// How much of a tree is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Nodes that were made and not removed, the root and detached ones included.
+    pub nodes: usize,
+    /// Open files whose last descriptor is not closed, severed or not.
+    pub open_files: usize,
+}
+
+/// The settings of a tree.
+#[must_use = "a builder makes nothing until `build`"]
+pub struct TreeBuilder {
+    manners: Manners,
+    limits: Limits,
+    user_xattrs: bool,
+    root_mode: Mode,
+    clock: Arc<dyn Clock>,
+    dir_ops: Option<Arc<dyn DirOps>>,
+}
+
+impl TreeBuilder {
+    /// Sets whose manners are followed where sysfs and cgroupfs differ.
+    pub fn manners(mut self, manners: Manners) -> Self {
+        self.manners = manners;
+        self
+    }
+
+    /// Sets the limits.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets whether `user.*` extended attributes are allowed (`KERNFS_ROOT_SUPPORT_USER_XATTR`).
+    pub fn user_xattrs(mut self, allowed: bool) -> Self {
+        self.user_xattrs = allowed;
+        self
+    }
+
+    /// Sets the mode of the root directory, 0755 otherwise.
+    pub fn root_mode(mut self, mode: Mode) -> Self {
+        self.root_mode = mode;
+        self
+    }
+
+    /// Sets where the time comes from.
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Sets what lets clients change the structure; without it they get EPERM.
+    pub fn dir_ops(mut self, dir_ops: impl DirOps + 'static) -> Self {
+        self.dir_ops = Some(Arc::new(dir_ops));
+        self
+    }
+
+    /// Makes the tree.
+    #[must_use]
+    pub fn build(self) -> Tree {
+        let meta =
+            Meta { mode: self.root_mode, uid: 0, gid: 0, born: self.clock.now(), rare: None };
+        let root = Node::new(ROOT_INO, Name::none(), None, meta, Inner::Dir(DirNode::new(false)));
+        let root = Arc::new(root);
+        let shared = Arc::new(Shared {
+            root: Arc::clone(&root),
+            structure: Mutex::new(()),
+            ids: Mutex::new(HashMap::from_iter([(ROOT_INO, Arc::downgrade(&root))])),
+            last_ino: AtomicU64::new(ROOT_INO),
+            opens: AtomicUsize::new(0),
+            fronts: Arc::new(Fronts::new()),
+            manners: self.manners,
+            limits: self.limits,
+            user_xattrs: self.user_xattrs,
+            clock: self.clock,
+            dir_ops: self.dir_ops,
+        });
+        Tree { root: Dir::from_owner(Owner::new(&shared, root)) }
+    }
+}
+
+impl core::fmt::Debug for TreeBuilder {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("TreeBuilder")
+            .field("manners", &self.manners)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The inode number of the root directory, as in every kernfs.
+pub const ROOT_INO: u64 = 1;
+
+/// The size of a page in bytes: the most that sysfs reads or writes at once.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Whose manners a tree follows where sysfs and cgroupfs differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manners {
+    /// Text of any size; root opens what it likes; files have size 0 and take writes of up to a
+    /// page at once (E2BIG beyond).
+    Cgroup,
+    /// Text is cut off below a page; opening for a direction that the mode or the driver lacks is
+    /// EACCES even for root (`KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK`); files have size 4096 and take
+    /// the first page of a write.
+    Sysfs,
+}
+
+/// Bounds on what a tree may grow to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest name in bytes; beyond: ENAMETOOLONG.
+    pub name: usize,
+    /// The most directories above a node; beyond: ENAMETOOLONG, as for a path over PATH_MAX.
+    pub depth: usize,
+    /// The longest text of a file in bytes; beyond: ENOMEM, as when `seq_file` finds no buffer.
+    pub text: usize,
+    /// The most open files at once; beyond: ENFILE.
+    pub open_files: usize,
+}
+
+impl Limits {
+    /// PATH_MAX less the slash for a name, half of PATH_MAX for the depth, since each level takes a
+    /// slash and a byte; `KMALLOC_MAX_SIZE` for text; the usual `file-max` order for open files.
+    pub const DEFAULT: Self = Self { name: 4095, depth: 2048, text: 4 << 20, open_files: 1 << 20 };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// What all handles of a tree share.
+pub(crate) struct Shared {
+    pub(crate) root: Arc<Node>,
+    /// The tree lock: held for each change of structure, and around at most one lock of a node;
+    /// only a rename between directories locks two lists of children, which nobody else does.
+    structure: Mutex<()>,
+    /// Nodes by inode number, removed ones excluded.
+    ids: Mutex<HashMap<u64, Weak<Node>>>,
+    last_ino: AtomicU64,
+    opens: AtomicUsize,
+    pub(crate) fronts: Arc<Fronts>,
+    manners: Manners,
+    pub(crate) limits: Limits,
+    pub(crate) user_xattrs: bool,
+    clock: Arc<dyn Clock>,
+    pub(crate) dir_ops: Option<Arc<dyn DirOps>>,
+}
+
+impl Shared {
+    /// Identifies the tree while anybody refers to it.
+    #[inline]
+    pub(crate) fn id(&self) -> usize {
+        &raw const *self as usize
+    }
+
+    #[cfg(any(feature = "std", loom, shuttle))]
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn has_sysfs_manners(&self) -> bool {
+        self.manners == Manners::Sysfs
+    }
+
+    /// Runs `change` under the tree lock.
+    pub(crate) fn locked<R>(&self, change: impl FnOnce() -> R) -> R {
+        let _structure = self.structure.lock();
+        change()
+    }
+
+    /// Holds rendered text to the limits.
+    #[inline]
+    pub(crate) fn check_text(&self, text: &mut Vec<u8>) -> Result<(), Errno> {
+        if self.manners == Manners::Sysfs {
+            text.truncate(PAGE_SIZE - 1);
+        } else if text.len() > self.limits.text {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn count_open(&self) -> Result<(), Errno> {
+        if self.opens.fetch_add(1, AcqRel) >= self.limits.open_files {
+            self.uncount_open();
+            return Err(Errno::ENFILE);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn uncount_open(&self) {
+        self.opens.fetch_sub(1, AcqRel);
+    }
+
+    pub(crate) fn meta(&self, mode: Mode, uid: u32, gid: u32) -> Meta {
+        Meta { mode, uid, gid, born: self.now(), rare: None }
+    }
+
+    pub(crate) fn new_node(
+        &self,
+        name: Name,
+        tag: Option<Tag>,
+        meta: Meta,
+        inner: Inner,
+    ) -> Arc<Node> {
+        // Relaxed: a counter. 64 bits do not wrap.
+        let ino = self.last_ino.fetch_add(1, Relaxed) + 1;
+        Arc::new(Node::new(ino, name, tag, meta, inner))
+    }
+
+    /// Lets a node be found by its inode number, once nothing can go wrong with it any more.
+    pub(crate) fn publish_id(&self, node: &Arc<Node>) {
+        self.ids.lock().insert(node.ino(), Arc::downgrade(node));
+    }
+
+    pub(crate) fn forget_ids(&self, nodes: &[Arc<Node>]) {
+        let mut ids = self.ids.lock();
+        for node in nodes {
+            ids.remove(&node.ino());
+        }
+    }
+
+    /// Finds a node by inode number (`kernfs_find_and_get_node_by_id`).
+    ///
+    /// # Errors
+    ///
+    /// ESTALE if it never was, is gone, hidden, or not attached.
+    pub(crate) fn by_id(&self, ino: u64) -> Result<Arc<Node>, Errno> {
+        let node = self.ids.lock().get(&ino).and_then(Weak::upgrade);
+        let node = node.filter(|node| !node.has(REMOVED | crate::node::HIDDEN));
+        let attached = |node: &Arc<Node>| self.locked(|| self.is_attached(node));
+        node.filter(attached).ok_or(Errno::ESTALE)
+    }
+
+    /// To be called under the tree lock.
+    pub(crate) fn is_attached(&self, node: &Arc<Node>) -> bool {
+        let mut top = Arc::clone(node);
+        while let Some(parent) = top.parent() {
+            top = parent;
+        }
+        Arc::ptr_eq(&top, &self.root)
+    }
+
+    /// Puts a new node into a directory (`kernfs_add_one`).
+    ///
+    /// # Errors
+    ///
+    /// EEXIST: the name is taken, by a hidden file too. ENOENT: the directory was removed.
+    /// EINVAL: a tag where the directory has none, or the other way round. ENAMETOOLONG: too deep.
+    pub(crate) fn add(&self, parent: &Arc<Node>, node: &Arc<Node>) -> Result<(), Errno> {
+        self.locked(|| {
+            self.check_depth(parent, 0)?;
+            self.enter(parent, node)?;
+            self.publish_id(node);
+            Ok::<(), Errno>(())
+        })?;
+        self.fronts.tell(|| Change::added(parent, node));
+        Ok(())
+    }
+
+    /// Attaches a detached directory, with all that is below it (`kernfs_activate`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Shared::add`]; and EINVAL if it is attached already, or the parent is below it.
+    pub(crate) fn attach(
+        &self,
+        parent: &Arc<Node>,
+        name: Name,
+        tag: Option<Tag>,
+        node: &Arc<Node>,
+    ) -> Result<(), Errno> {
+        self.locked(|| {
+            if node.parent().is_some() || Arc::ptr_eq(node, &self.root) {
+                return Err(Errno::EINVAL);
+            }
+            if node.has(REMOVED) {
+                return Err(Errno::ENOENT);
+            }
+            refuse_cycle(parent, node)?;
+            self.check_depth(parent, height(node))?;
+            let before = {
+                let mut place = node.place.lock();
+                place.tag = tag;
+                core::mem::replace(&mut place.name, name)
+            };
+            self.enter(parent, node).inspect_err(|_| node.place.lock().name = before)
+        })?;
+        self.fronts.tell(|| Change::added(parent, node));
+        Ok(())
+    }
+
+    /// Renames or moves a node (`kernfs_rename_ns`).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL: the root, a detached directory, a move below itself, or a tag where there must be
+    /// none, or the other way round. ENOENT: the node or the directory was removed. EEXIST: the
+    /// name is taken. ENAMETOOLONG: too deep.
+    pub(crate) fn rename(
+        &self,
+        node: &Arc<Node>,
+        to: &Arc<Node>,
+        name: Name,
+        tag: Option<Tag>,
+    ) -> Result<(), Errno> {
+        let change = self.locked(|| {
+            if node.has(REMOVED) || to.has(REMOVED) {
+                return Err(Errno::ENOENT);
+            }
+            let Some(from) = node.parent() else {
+                return Err(Errno::EINVAL);
+            };
+            let dir = to.dir()?;
+            if dir.tagged != tag.is_some() {
+                return Err(Errno::EINVAL);
+            }
+            let (old_name, old_tag, old_seq) = {
+                let place = node.place.lock();
+                (place.name.clone(), place.tag, place.seq)
+            };
+            let same_dir = Arc::ptr_eq(&from, to);
+            if same_dir && old_name == name && old_tag == tag {
+                return Ok(None);
+            }
+            if !same_dir {
+                refuse_cycle(to, node)?;
+                self.check_depth(to, height(node))?;
+            }
+            let now = self.now();
+            let from_dir = from.dir()?;
+            let seq = if same_dir {
+                let mut children = dir.children.write();
+                children.check(tag, &name)?;
+                children.remove(old_tag, &old_name, node, now);
+                children.insert(name.clone(), tag, node, Some(old_seq), now)
+            } else {
+                // Both at once, so that a lookup finds the node in one of the two.
+                let mut children = dir.children.write();
+                children.check(tag, &name)?;
+                let mut old = from_dir.children.write();
+                old.remove(old_tag, &old_name, node, now);
+                children.insert(name.clone(), tag, node, None, now)
+            };
+            let mut place = node.place.lock();
+            place.parent = Some(Arc::clone(to));
+            place.name = name.clone();
+            place.tag = tag;
+            place.seq = seq;
+            Ok(Some(Change::renamed(node, &from, old_name, to, name)))
+        })?;
+        if let Some(change) = change {
+            self.fronts.tell(|| change);
+        }
+        Ok(())
+    }
+
+    /// Links a node into a directory under its own name and tag; under the tree lock.
+    fn enter(&self, parent: &Arc<Node>, node: &Arc<Node>) -> Result<(), Errno> {
+        let dir = parent.dir()?;
+        let (name, tag) = {
+            let place = node.place.lock();
+            (place.name.clone(), place.tag)
+        };
+        if dir.tagged != tag.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let seq = {
+            let mut children = dir.children.write();
+            children.check(tag, &name)?;
+            children.insert(name, tag, node, None, self.now())
+        };
+        let mut place = node.place.lock();
+        place.parent = Some(Arc::clone(parent));
+        place.seq = seq;
+        Ok(())
+    }
+
+    /// Refuses what would be too deep below `parent`; under the tree lock.
+    fn check_depth(&self, parent: &Arc<Node>, height: usize) -> Result<(), Errno> {
+        let mut depth = height + 1;
+        let mut above = parent.parent();
+        while let Some(node) = above {
+            depth += 1;
+            above = node.parent();
+        }
+        if depth > self.limits.depth {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a directory at or below `node`; under the tree lock.
+fn refuse_cycle(dir: &Arc<Node>, node: &Arc<Node>) -> Result<(), Errno> {
+    let mut above = Some(Arc::clone(dir));
+    while let Some(dir) = above {
+        if Arc::ptr_eq(&dir, node) {
+            return Err(Errno::EINVAL);
+        }
+        above = dir.parent();
+    }
+    Ok(())
+}
+
+/// Returns how many levels are below a node; under the tree lock.
+fn height(node: &Arc<Node>) -> usize {
+    let mut level = alloc::vec![Arc::clone(node)];
+    let mut height = 0;
+    loop {
+        let dirs = level.iter().filter_map(|node| node.dir().ok());
+        let below: Vec<_> = dirs.flat_map(|dir| dir.children.read().nodes()).collect();
+        if below.is_empty() {
+            return height;
+        }
+        height += 1;
+        level = below;
+    }
+}
+
+#[cfg(feature = "std")]
+fn default_clock() -> Arc<dyn Clock> {
+    Arc::new(crate::meta::SystemClock)
+}
+
+#[cfg(not(feature = "std"))]
+fn default_clock() -> Arc<dyn Clock> {
+    Arc::new(crate::meta::StoppedClock)
+}
