@@ -452,8 +452,8 @@ impl<T: FileOps> OpenNode<T> {
     #[allow(unsafe_code, reason = "shares the state of an open file that proves to be `Sync`")]
     fn read_shared(
         &self,
-        pass: SharedPass<'_, Live<T>, Text>,
-        shared: ReadShared<T>,
+        pass: &SharedPass<'_, Live<T>, Text>,
+        shared: &ReadShared<T>,
         ask: &Ask<'_>,
         chunk: &mut Chunk,
     ) -> Outcome {
@@ -543,7 +543,7 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         }
         let read = match T::READ_SHARED {
             Some(shared) if T::KIND == Kind::Binary => {
-                self.enter_shared(queue).map(|pass| self.read_shared(pass, shared, ask, chunk))
+                self.enter_shared(queue).map(|pass| self.read_shared(&pass, &shared, ask, chunk))
             }
             _ => self.enter(queue).map(|pass| self.read_bytes(pass, ask, chunk)),
         };

@@ -58,6 +58,7 @@ impl<'a> Severed<'a> {
     }
 
     /// Returns the inode numbers of all severed nodes, children before their parents.
+    #[must_use]
     pub fn inos(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.nodes.iter().map(|node| node.ino())
     }
@@ -296,19 +297,19 @@ pub struct Changes {
 impl Changes {
     /// Waits for the next change; `None` when the tree has gone.
     #[cfg(any(feature = "std", loom, shuttle))]
-    pub fn next(&mut self) -> Option<Change> {
+    pub fn recv(&mut self) -> Option<Change> {
         let mut key = None;
         crate::wait::block_on(|cx| self.poll_next(cx, &mut key))
     }
 
     /// Returns a future of the next change; `None` when the tree has gone.
-    pub fn next_async(&mut self) -> impl Future<Output = Option<Change>> + Send + '_ {
+    pub fn recv_async(&mut self) -> impl Future<Output = Option<Change>> + Send + '_ {
         let mut key = None;
         poll_fn(move |cx| self.poll_next(cx, &mut key))
     }
 
     /// Returns the next change if there is one.
-    pub fn try_next(&mut self) -> Option<Change> {
+    pub fn try_recv(&mut self) -> Option<Change> {
         self.stream.pop()
     }
 

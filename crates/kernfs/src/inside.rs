@@ -18,9 +18,9 @@ mod imp {
 
     crate::sync::thread_local! {
         /// The innermost operation: all that the usual case touches.
-        static INNERMOST: Cell<Place> = Cell::new(Place { tree: 0, object: 0 });
+        static INNERMOST: Cell<Place> = const { Cell::new(Place { tree: 0, object: 0 }) };
         /// The operations around it: a driver that is a client of another file.
-        static OUTER: RefCell<Vec<Place>> = RefCell::new(Vec::new());
+        static OUTER: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Marks this thread as inside an operation until dropped.

@@ -318,7 +318,6 @@ impl<'a> ReadOp<'a> {
     ///
     /// The open file is free for other operations meanwhile. Severing answers ENODEV by itself.
     /// A caller who does not block gets EAGAIN.
-    #[must_use]
     pub fn defer(&mut self) -> Reply<Vec<u8>> {
         let slot = Arc::new(Slot::new());
         self.pending = Some(Pending::Read(Arc::clone(&slot)));
@@ -379,7 +378,6 @@ impl<'a> WriteOp<'a> {
     /// Takes the reply along: what `write` returns is ignored, and the answer is given later.
     ///
     /// The open file is free for other operations meanwhile. Severing answers ENODEV by itself.
-    #[must_use]
     pub fn defer(&mut self) -> Reply<usize> {
         let slot = Arc::new(Slot::new());
         self.pending = Some(Pending::Write(Arc::clone(&slot)));

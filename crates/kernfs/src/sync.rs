@@ -135,7 +135,7 @@ mod depth {
     use core::cell::Cell;
 
     super::thread_local! {
-        static DEPTH: Cell<u32> = Cell::new(0);
+        static DEPTH: Cell<u32> = const { Cell::new(0) };
     }
 
     pub(super) struct Held;

@@ -33,7 +33,6 @@ impl Tree {
     }
 
     /// Starts with the settings of [`Tree::new`], to be changed.
-    #[must_use]
     pub fn builder() -> TreeBuilder {
         TreeBuilder {
             manners: Manners::Cgroup,
@@ -82,6 +81,7 @@ impl Tree {
     }
 
     /// Returns a stream of what happens to nodes, holding at most `capacity` changes.
+    #[must_use]
     pub fn changes(&self, capacity: usize) -> Changes {
         self.shared().fronts.stream(capacity)
     }
