@@ -15,7 +15,15 @@ mod imp {
     pub(crate) use loom::sync::{
         Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
     };
-    pub(crate) use loom::{thread, thread_local};
+    pub(crate) use loom::thread;
+
+    /// Takes the constant initializers of `std`, which loom does not know.
+    macro_rules! loom_thread_local {
+        ($($(#[$attr:meta])* static $name:ident: $type:ty = const { $init:expr };)*) => {
+            loom::thread_local! { $($(#[$attr])* static $name: $type = $init;)* }
+        };
+    }
+    pub(crate) use loom_thread_local as thread_local;
 }
 
 #[cfg(all(shuttle, not(loom)))]
