@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::active::{Panicked, contain};
-use crate::changes::Change;
 use crate::dir::{Child, Dir, DirOp, DirOps};
 use crate::drain::Draining;
 use crate::errno::Errno;
@@ -275,7 +274,8 @@ impl Inode {
         let meta = node.meta.lock();
         let rare = meta.rare.as_deref();
         let set_mtime = rare.and_then(|rare| rare.mtime);
-        let changed = changed.unwrap_or(meta.born);
+        let mtime = changed.or(set_mtime).unwrap_or(meta.born);
+        let set_ctime = rare.and_then(|rare| rare.ctime).unwrap_or(meta.born);
         Attr {
             ino: node.ino(),
             kind: node.kind(),
@@ -285,8 +285,8 @@ impl Inode {
             size,
             nlink: if removed { 0 } else { nlink },
             atime: rare.and_then(|rare| rare.atime).unwrap_or(meta.born),
-            mtime: set_mtime.map_or(changed, |set| set.max(changed)),
-            ctime: rare.and_then(|rare| rare.ctime).map_or(changed, |set| set.max(changed)),
+            mtime,
+            ctime: changed.map_or(set_ctime, |changed| changed.max(set_ctime)),
         }
     }
 
@@ -296,10 +296,7 @@ impl Inode {
     ///
     /// EPERM: the caller does not own the node and has no capability for it.
     pub fn set_attr(&self, caller: &Caller, set: &SetAttr) -> Result<(), Errno> {
-        let now = self.tree.now();
-        self.node.meta.lock().set(caller, set, now)?;
-        self.tree.fronts.tell(|| Change::Attributes { ino: self.ino() });
-        Ok(())
+        self.tree.set_attr(&self.node, caller, set)
     }
 
     /// Checks an access against mode, owner and group (`inode_permission`).
@@ -559,7 +556,7 @@ impl Inode {
         caller: &Caller,
         body: impl FnOnce(&dyn DirOps) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
-        let ops = self.tree.dir_ops.as_deref().ok_or(Errno::EPERM)?;
+        let ops = self.tree.dir_ops().ok_or(Errno::EPERM)?;
         let dir = within.dir()?;
         // Sharers never wait for each other, so that a refusal means that it is closed.
         let pass = dir.gate.enter_shared().map_err(|_| Errno::ENODEV)?;
@@ -567,7 +564,9 @@ impl Inode {
         let inside =
             Inside::enter(Place { tree: self.tree.id(), object: Arc::as_ptr(within) as usize });
         assert_unlocked();
-        let result = contain(|| body(ops));
+        let result = contain(|| body(&*ops));
+        // Before the gate is left, for the remover of the tree drops the last reference.
+        drop(ops);
         drop(inside);
         drop(pass);
         result.unwrap_or_else(|Panicked| Err(Errno::EIO))

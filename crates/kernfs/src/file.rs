@@ -384,11 +384,8 @@ pub(crate) fn rename(owner: &Owner, to: &Dir, name: &[u8], tag: Option<Tag>) -> 
 }
 
 pub(crate) fn set_attr(owner: &Owner, set: &SetAttr) {
-    let tree = owner.tree();
-    let now = tree.now();
     // The owner may do everything.
-    let _ = owner.node().meta.lock().set(&Caller::OWNER, set, now);
-    tree.fronts.tell(|| Change::Attributes { ino: owner.node().ino() });
+    let _ = owner.tree().set_attr(owner.node(), &Caller::OWNER, set);
 }
 
 pub(crate) fn path(owner: &Owner) -> Vec<u8> {

@@ -12,9 +12,9 @@ use crate::drain::Draining;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::drain::NotDrained;
 use crate::errno::Errno;
-use crate::meta::{Caller, Clock, Meta, Mode, Tag, Timestamp};
+use crate::meta::{Caller, Clock, Meta, Mode, SetAttr, Tag, Timestamp};
 use crate::name::Name;
-use crate::node::{DirNode, Inner, Node, REMOVED};
+use crate::node::{DirNode, HIDDEN, Inner, Node, REMOVED};
 use crate::sever::Owner;
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
@@ -202,7 +202,7 @@ impl TreeBuilder {
             limits: self.limits,
             user_xattrs: self.user_xattrs,
             clock: self.clock,
-            dir_ops: self.dir_ops,
+            dir_ops: Mutex::new(self.dir_ops),
         });
         Tree { root: Dir::from_owner(Owner::new(&shared, root)) }
     }
@@ -275,10 +275,19 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) user_xattrs: bool,
     clock: Arc<dyn Clock>,
-    pub(crate) dir_ops: Option<Arc<dyn DirOps>>,
+    /// `None` once the root was removed, whoever still refers to the tree.
+    dir_ops: Mutex<Option<Arc<dyn DirOps>>>,
 }
 
 impl Shared {
+    pub(crate) fn dir_ops(&self) -> Option<Arc<dyn DirOps>> {
+        self.dir_ops.lock().clone()
+    }
+
+    pub(crate) fn take_dir_ops(&self) -> Option<Arc<dyn DirOps>> {
+        self.dir_ops.lock().take()
+    }
+
     /// Identifies the tree while anybody refers to it.
     #[inline]
     pub(crate) fn id(&self) -> usize {
@@ -362,7 +371,7 @@ impl Shared {
     /// ESTALE if it never was, is gone, hidden, or not attached.
     pub(crate) fn by_id(&self, ino: u64) -> Result<Arc<Node>, Errno> {
         let node = self.ids.lock().get(&ino).and_then(Weak::upgrade);
-        let node = node.filter(|node| !node.has(REMOVED | crate::node::HIDDEN));
+        let node = node.filter(|node| !node.has(REMOVED | HIDDEN));
         let attached = |node: &Arc<Node>| self.locked(|| self.is_attached(node));
         node.filter(attached).ok_or(Errno::ESTALE)
     }
@@ -430,8 +439,8 @@ impl Shared {
     /// # Errors
     ///
     /// EINVAL: the root, a detached directory, a move below itself, or a tag where there must be
-    /// none, or the other way round. ENOENT: the node or the directory was removed. EEXIST: the
-    /// name is taken. ENAMETOOLONG: too deep.
+    /// none, or the other way round. ENOENT: the node was removed or is hidden, or the directory
+    /// was removed. EEXIST: the name is taken. ENAMETOOLONG: too deep.
     pub(crate) fn rename(
         &self,
         node: &Arc<Node>,
@@ -440,7 +449,7 @@ impl Shared {
         tag: Option<Tag>,
     ) -> Result<(), Errno> {
         let change = self.locked(|| {
-            if node.has(REMOVED) || to.has(REMOVED) {
+            if node.has(REMOVED | HIDDEN) || to.has(REMOVED) {
                 return Err(Errno::ENOENT);
             }
             let Some(from) = node.parent() else {
@@ -487,6 +496,27 @@ impl Shared {
         if let Some(change) = change {
             self.fronts.tell(|| change);
         }
+        Ok(())
+    }
+
+    /// Changes attributes (`__kernfs_setattr`).
+    ///
+    /// # Errors
+    ///
+    /// EPERM: not by this caller.
+    pub(crate) fn set_attr(
+        &self,
+        node: &Arc<Node>,
+        caller: &Caller,
+        set: &SetAttr,
+    ) -> Result<(), Errno> {
+        let now = self.now();
+        node.meta.lock().set(caller, set, now)?;
+        if let (Some(_), Inner::Dir(dir)) = (set.mtime, node.inner()) {
+            // What was set holds until the next change of the children.
+            dir.children.write().changed = None;
+        }
+        self.fronts.tell(|| Change::Attributes { ino: node.ino() });
         Ok(())
     }
 
