@@ -7,7 +7,7 @@
 mod imp {
     pub(crate) use core::sync::atomic;
     pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-    pub(crate) use std::{thread, thread_local};
+    pub(crate) use std::thread_local;
 }
 
 #[cfg(loom)]
@@ -15,7 +15,6 @@ mod imp {
     pub(crate) use loom::sync::{
         Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
     };
-    pub(crate) use loom::thread;
 
     /// Takes the constant initializers of `std`, which loom does not know.
     macro_rules! loom_thread_local {
@@ -31,7 +30,7 @@ mod imp {
     pub(crate) use shuttle::sync::{
         Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
     };
-    pub(crate) use shuttle::{thread, thread_local};
+    pub(crate) use shuttle::thread_local;
 }
 
 #[cfg(all(not(feature = "std"), not(loom), not(shuttle)))]
@@ -42,9 +41,100 @@ mod imp {
 
 pub(crate) use imp::atomic;
 #[cfg(any(feature = "std", loom, shuttle))]
-pub(crate) use imp::{thread, thread_local};
+pub(crate) use imp::thread_local;
+#[cfg(any(feature = "std", loom, shuttle))]
+pub(crate) use parker::Parker;
 
 use core::ops::{Deref, DerefMut};
+
+/// How one thread sleeps until others wake it.
+#[cfg(all(any(feature = "std", shuttle), not(loom)))]
+mod parker {
+    use core::time::Duration;
+
+    #[cfg(shuttle)]
+    use shuttle::thread::{self, Thread};
+    #[cfg(not(shuttle))]
+    use std::thread::{self, Thread};
+
+    use super::atomic::AtomicBool;
+    use super::atomic::Ordering::{AcqRel, Release};
+
+    pub(crate) struct Parker {
+        thread: Thread,
+        unparked: AtomicBool,
+    }
+
+    impl Parker {
+        pub(crate) fn of_this_thread() -> Self {
+            Self { thread: thread::current(), unparked: AtomicBool::new(false) }
+        }
+
+        pub(crate) fn unpark(&self) {
+            self.unparked.store(true, Release);
+            self.thread.unpark();
+        }
+
+        /// Sleeps until it is unparked, if it was not before.
+        pub(crate) fn park(&self) {
+            while !self.was_unparked() {
+                thread::park();
+            }
+        }
+
+        /// Tells whether it was unparked since this was asked last.
+        pub(crate) fn was_unparked(&self) -> bool {
+            self.unparked.swap(false, AcqRel)
+        }
+
+        /// Sleeps until it is unparked, or the time is over, or for no reason.
+        pub(crate) fn doze(&self, timeout: Duration) {
+            #[cfg(not(shuttle))]
+            thread::park_timeout(timeout);
+            // Shuttle has no time: its clocks move at each look instead.
+            #[cfg(shuttle)]
+            let _ = (timeout, thread::yield_now());
+        }
+    }
+}
+
+/// The same for loom, where `park` forgets a wake-up that comes while it waits for a lock.
+#[cfg(loom)]
+mod parker {
+    use core::time::Duration;
+
+    pub(crate) struct Parker {
+        unparked: loom::sync::Mutex<bool>,
+        condvar: loom::sync::Condvar,
+    }
+
+    impl Parker {
+        pub(crate) fn of_this_thread() -> Self {
+            Self { unparked: loom::sync::Mutex::new(false), condvar: loom::sync::Condvar::new() }
+        }
+
+        pub(crate) fn unpark(&self) {
+            *self.unparked.lock().unwrap() = true;
+            self.condvar.notify_one();
+        }
+
+        pub(crate) fn park(&self) {
+            let mut unparked = self.unparked.lock().unwrap();
+            while !core::mem::take(&mut *unparked) {
+                unparked = self.condvar.wait(unparked).unwrap();
+            }
+        }
+
+        pub(crate) fn was_unparked(&self) -> bool {
+            core::mem::take(&mut *self.unparked.lock().unwrap())
+        }
+
+        /// Loom has no time: its clocks move at each look instead.
+        pub(crate) fn doze(&self, _timeout: Duration) {
+            loom::thread::yield_now();
+        }
+    }
+}
 
 /// Takes what a `std` lock answers: a poisoned lock is as good as any other here, since no user
 /// code runs under one.

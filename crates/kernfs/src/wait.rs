@@ -233,39 +233,26 @@ mod block {
     use core::task::{Context, Poll, Waker};
     use core::time::Duration;
 
-    use crate::sync::atomic::AtomicBool;
-    use crate::sync::atomic::Ordering::{AcqRel, Release};
-    use crate::sync::thread::{self, Thread};
+    use crate::sync::Parker;
 
-    struct Parked {
-        thread: Thread,
-        woken: AtomicBool,
-    }
+    struct Parked(Parker);
 
     impl Wake for Parked {
         fn wake(self: Arc<Self>) {
-            self.woken.store(true, Release);
-            self.thread.unpark();
+            self.0.unpark();
         }
-    }
-
-    fn parked() -> (Arc<Parked>, Waker) {
-        let parked = Arc::new(Parked { thread: thread::current(), woken: AtomicBool::new(false) });
-        let waker = Waker::from(Arc::clone(&parked));
-        (parked, waker)
     }
 
     /// Polls on this thread until it is ready, sleeping in between.
     pub(crate) fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-        let (parked, waker) = parked();
+        let parked = Arc::new(Parked(Parker::of_this_thread()));
+        let waker = Waker::from(Arc::clone(&parked));
         let mut cx = Context::from_waker(&waker);
         loop {
             if let Poll::Ready(value) = poll(&mut cx) {
                 return value;
             }
-            while !parked.woken.swap(false, AcqRel) {
-                thread::park();
-            }
+            parked.0.park();
         }
     }
 
@@ -275,31 +262,21 @@ mod block {
         timeout: Duration,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Option<T> {
-        let (parked, waker) = parked();
+        let parked = Arc::new(Parked(Parker::of_this_thread()));
+        let waker = Waker::from(Arc::clone(&parked));
         let mut cx = Context::from_waker(&waker);
         let start = now();
         loop {
             if let Poll::Ready(value) = poll(&mut cx) {
                 return Some(value);
             }
-            while !parked.woken.swap(false, AcqRel) {
+            while !parked.0.was_unparked() {
                 let passed = now().saturating_sub(start);
                 if passed >= timeout {
                     return None;
                 }
-                park_timeout(timeout - passed);
+                parked.0.doze(timeout - passed);
             }
         }
-    }
-
-    #[cfg(not(any(loom, shuttle)))]
-    fn park_timeout(timeout: Duration) {
-        thread::park_timeout(timeout);
-    }
-
-    /// Model checkers have no time: their clocks move at each look instead.
-    #[cfg(any(loom, shuttle))]
-    fn park_timeout(_timeout: Duration) {
-        thread::yield_now();
     }
 }
