@@ -126,6 +126,7 @@ pub enum UnmountError {
 #[derive(Clone, Debug)]
 pub(crate) struct Mounted {
     path: PathBuf,
+    fstype: String,
     /// Tells the filesystem from all others as long as the device is connected.
     device: (u32, u32),
 }
@@ -157,7 +158,11 @@ pub(crate) fn mount(dir: &Path, options: &MountOptions) -> Result<NewMount, Moun
         source: errno.into(),
         fusermount: None,
     })?;
-    Ok(NewMount { device: Device::new(fd), mounted: Mounted { path, device }, recovered })
+    Ok(NewMount {
+        device: Device::new(fd),
+        mounted: Mounted { path, fstype: fstype(options), device },
+        recovered,
+    })
 }
 
 impl Mounted {
@@ -174,7 +179,7 @@ impl Mounted {
     /// Unmounts, by force if somebody uses it: their descriptors give `ENOTCONN` then.
     pub(crate) fn unmount(&self, device: &Device) -> Result<(), UnmountError> {
         if !device.is_connected() {
-            return Ok(());
+            return self.clear_away();
         }
         drop(self.open_ours(device)?);
         let flags = UnmountFlags::NOFOLLOW;
@@ -207,6 +212,24 @@ impl Mounted {
                 fusermount::unmount(&self.path, true).map_err(|source| self.error(source))
             }
             result => result,
+        }
+    }
+
+    /// Removes the mount if the connection was aborted and nobody has unmounted it.
+    ///
+    /// Its device number may have been given away, so that it has to be dead and
+    /// of our type besides, as a mount that is recovered.
+    fn clear_away(&self) -> Result<(), UnmountError> {
+        let found = mounted_at(&self.path).map_err(|source| self.error(source))?;
+        match found {
+            Some(entry)
+                if entry.device == self.device
+                    && entry.fstype == self.fstype
+                    && is_dead(&self.path) =>
+            {
+                remove_dead(&self.path, &entry).map_err(|source| self.error(source))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -249,7 +272,7 @@ fn resolve(dir: &Path) -> io::Result<PathBuf> {
 
 /// Makes sure that nothing is mounted at the path; returns whether dead mounts were removed.
 fn make_way(path: &Path, options: &MountOptions) -> Result<bool, MountError> {
-    let expected = format!("fuse.{}", options.subtype);
+    let expected = fstype(options);
     let mount_point = |source| MountError::MountPoint { path: path.into(), source };
     let mut recovered = false;
     while let Some(entry) = mounted_at(path).map_err(mount_point)? {
@@ -289,6 +312,11 @@ fn remove_dead(path: &Path, entry: &MountEntry) -> io::Result<()> {
     }
 }
 
+/// Names the type of the mount.
+fn fstype(options: &MountOptions) -> String {
+    format!("fuse.{}", options.subtype)
+}
+
 fn check_directory(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() { Ok(()) } else { Err(Os::NOTDIR.into()) }
 }
@@ -316,11 +344,11 @@ fn mount_directly(path: &Path, options: &MountOptions) -> Result<OwnedFd, Failed
         .map_err(|errno| Failed { step: "opening /dev/fuse", errno })?;
     let mounting = |errno| Failed { step: "mount(2)", errno };
     let data = CString::new(mount_data(&fd, options)).map_err(|_| mounting(Os::INVAL))?;
-    let fstype = format!("fuse.{}", options.subtype);
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
     flags.set(MountFlags::RDONLY, options.read_only);
     flags.set(MountFlags::NOEXEC, options.no_exec);
-    rustix::mount::mount(&*options.fsname, path, fstype, flags, &*data).map_err(mounting)?;
+    rustix::mount::mount(&*options.fsname, path, fstype(options), flags, &*data)
+        .map_err(mounting)?;
     Ok(fd)
 }
 

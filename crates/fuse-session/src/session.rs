@@ -153,7 +153,8 @@ impl Session {
         }
         // An unmount that worked is not the end if another mount namespace
         // has a copy of the mount, and one that failed is none at all.
-        if !self.pool.wait_timeout(UNMOUNT_GRACE)
+        let grace = if result.is_ok() { UNMOUNT_GRACE } else { Duration::ZERO };
+        if !self.pool.wait_timeout(grace)
             && let Some(Some(abort)) = abort
             && let Err(error) = fusectl::abort(&abort)
         {
