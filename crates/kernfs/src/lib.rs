@@ -122,6 +122,9 @@ mod scope;
 
 mod sync;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 pub use changes::{Ack, Change, Changes, Entry, FrontEnd, FrontEndGuard, Severed};
 pub use client::{Client, DirEntry, Inode, MAX_LINKS, OpenDir, PATH_MAX};
 pub use dir::{Child, Dir, DirOp, DirOps, DirOptions, Link, Target};
