@@ -185,6 +185,9 @@ impl OpenCore {
 type Free = Box<dyn FnOnce() + Send>;
 
 /// What is known about an open file while it runs, and what ends its file lifetime.
+///
+/// Written by each operation, so that it shares no cache line with another open file's.
+#[repr(align(64))]
 struct Record {
     running: Running,
     /// How many of the two ends, last close and release, are still to come.
@@ -242,6 +245,9 @@ struct Text {
     ended: bool,
 }
 
+/// A buffer has at least this size: two cache lines.
+const MIN_CAPACITY: usize = 128;
+
 /// A scratch buffer larger than this is given back after use.
 const KEPT_CAPACITY: usize = 64 << 10;
 
@@ -270,6 +276,9 @@ impl Text {
 }
 
 /// An open file of a driver `T`.
+///
+/// Its gate is written by each operation, so that it shares no cache line with another open file's.
+#[repr(align(64))]
 pub(crate) struct OpenNode<T: FileOps> {
     core: OpenCore,
     gate: Gate<Live<T>, Text>,
@@ -380,6 +389,8 @@ impl<T: FileOps> OpenNode<T> {
             text.restart();
             from_start = true;
         }
+        // Not in one cache line with the text of another open file.
+        text.bytes.reserve(MIN_CAPACITY);
         while !text.ended && text.end() <= ask.offset {
             let event = self.core.node.event();
             text.base = text.end();

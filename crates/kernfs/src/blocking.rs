@@ -6,7 +6,7 @@ use core::pin::pin;
 use core::task::Poll;
 use core::time::Duration;
 
-use crate::active::{Ask, Chunk};
+use crate::active::{Ask, Chunk, Outcome};
 use crate::errno::Errno;
 use crate::open::{Mapping, OpenFile, Waiter, copy};
 use crate::ops::Kind;
@@ -27,14 +27,29 @@ impl OpenFile {
     /// the same open file. EAGAIN: nothing to read yet, and opened with `NONBLOCK`. EIO: the driver
     /// panicked. Else what the driver answers.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        let caller = self.opener();
-        let mut waiter = Waiter::new();
         let mut chunk = Chunk::new();
-        let ask = Ask { caller, offset, len: buf.len() };
-        if let Poll::Ready(done) = self.attempt_read(None, &mut waiter, &ask, &mut chunk) {
-            return done.map(|_| copy(&chunk, buf));
-        }
-        block_on(|cx| self.poll_read_at(cx, &mut waiter, caller, buf, offset))
+        let ask = Ask { caller: self.opener(), offset, len: buf.len() };
+        let done = match self.read_now(&ask, &mut chunk) {
+            Outcome::Done(Ok(len)) => Ok(len),
+            outcome => self.read_slowly(outcome, &ask, &mut chunk),
+        };
+        done.map(|_| copy(&chunk, buf))
+    }
+
+    /// Waits for a read that could not be done at once.
+    #[cold]
+    fn read_slowly(
+        &self,
+        outcome: Outcome,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<usize, Errno> {
+        let mut waiter = Waiter::new();
+        let mut outcome = Some(outcome);
+        block_on(|cx| match outcome.take() {
+            Some(outcome) => self.follow_up(outcome, Some(cx), &mut waiter, ask, chunk),
+            None => self.attempt_read(Some(cx), &mut waiter, ask, chunk),
+        })
     }
 
     /// Reads at the position of the open file, and moves it on (read(2)).

@@ -255,6 +255,28 @@ impl OpenFile {
         Inode::new(&core.tree, &core.node)
     }
 
+    /// Reads if that can be done at once, without a waiter.
+    #[inline]
+    pub(crate) fn read_now(&self, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome {
+        self.read_in_queue(None, ask, chunk)
+    }
+
+    #[inline]
+    fn read_in_queue(
+        &self,
+        queue: Option<InQueue<'_>>,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Outcome {
+        if !self.flags().contains(OpenFlags::READ) {
+            return Outcome::Done(Err(Errno::EBADF));
+        }
+        if ask.len == 0 {
+            return Outcome::Done(Ok(0));
+        }
+        self.0.open.read(queue, ask, chunk)
+    }
+
     /// Tries to read; the result says how many bytes are in the chunk.
     pub(crate) fn attempt_read(
         &self,
@@ -263,55 +285,80 @@ impl OpenFile {
         ask: &Ask<'_>,
         chunk: &mut Chunk,
     ) -> Poll<Result<usize, Errno>> {
-        let open = &self.0.open;
-        if !self.flags().contains(OpenFlags::READ) {
-            return Poll::Ready(Err(Errno::EBADF));
-        }
-        if ask.len == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        loop {
-            let outcome = if waiter.later.is_some() {
-                let answer = core::task::ready!(waiter.poll_later(open, cx.as_deref_mut()));
-                match answer {
-                    Ok(Answer::Bytes(bytes)) => waiter.answer = Some(bytes),
-                    Ok(Answer::Count(_)) => return Poll::Ready(Err(Errno::EIO)),
-                    Err(errno) => return Poll::Ready(Err(errno)),
+        let outcome = if waiter.later.is_some() || waiter.answer.is_some() {
+            core::task::ready!(self.finish_deferred(cx.as_deref_mut(), waiter, ask, chunk))
+        } else {
+            let queue = waiter.queue(&self.0.open, cx.as_deref_mut());
+            self.read_in_queue(queue, ask, chunk)
+        };
+        self.follow_up(outcome, cx, waiter, ask, chunk)
+    }
+
+    /// Takes the outcome of an attempt to its end, or registers for what it waits for.
+    pub(crate) fn follow_up(
+        &self,
+        outcome: Outcome,
+        cx: Option<&mut Context<'_>>,
+        waiter: &mut Waiter,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Poll<Result<usize, Errno>> {
+        match outcome {
+            Outcome::Busy => match cx {
+                // Not queued yet: the next attempt is.
+                Some(cx) if waiter.in_gate.is_none() => {
+                    self.attempt_read(Some(cx), waiter, ask, chunk)
                 }
-                continue;
-            } else if let Some(mut answer) = waiter.answer.take() {
-                let queue = waiter.queue(open, cx.as_deref_mut());
-                let outcome = open.finish_read(queue, ask, &mut answer, chunk);
-                if matches!(outcome, Outcome::Busy) {
-                    waiter.answer = Some(answer);
+                _ => Poll::Pending,
+            },
+            Outcome::Done(Err(Errno::EAGAIN)) if !ask.caller.nonblocking => {
+                let Some(cx) = cx else { return Poll::Pending };
+                // Registered first, then looked once more: else news in between would be lost.
+                if core::mem::take(&mut waiter.looked) {
+                    return Poll::Pending;
                 }
-                outcome
-            } else {
-                open.read(waiter.queue(open, cx.as_deref_mut()), ask, chunk)
-            };
-            match outcome {
-                Outcome::Busy => return Poll::Pending,
-                Outcome::Done(Err(Errno::EAGAIN)) if !ask.caller.nonblocking => {
-                    // Registered first, then looked once more: else news in between are lost.
-                    let Some(cx) = cx.as_deref_mut() else {
-                        return Poll::Pending;
-                    };
-                    if core::mem::replace(&mut waiter.looked, true) {
-                        waiter.looked = false;
-                        return Poll::Pending;
-                    }
-                    waiter.register(open, cx);
+                waiter.looked = true;
+                waiter.register(&self.0.open, cx);
+                self.attempt_read(Some(cx), waiter, ask, chunk)
+            }
+            Outcome::Done(done) => Poll::Ready(done),
+            Outcome::Later(pending, len) => {
+                waiter.later = Some((pending, len));
+                if ask.caller.nonblocking {
+                    waiter.abandon();
+                    return Poll::Ready(Err(Errno::EAGAIN));
                 }
-                Outcome::Done(done) => return Poll::Ready(done),
-                Outcome::Later(pending, len) => {
-                    waiter.later = Some((pending, len));
-                    if ask.caller.nonblocking {
-                        waiter.abandon();
-                        return Poll::Ready(Err(Errno::EAGAIN));
-                    }
+                match cx {
+                    Some(cx) => self.attempt_read(Some(cx), waiter, ask, chunk),
+                    None => Poll::Pending,
                 }
             }
         }
+    }
+
+    /// Waits for a deferred answer, and reads it through the gate.
+    fn finish_deferred(
+        &self,
+        mut cx: Option<&mut Context<'_>>,
+        waiter: &mut Waiter,
+        ask: &Ask<'_>,
+        chunk: &mut Chunk,
+    ) -> Poll<Outcome> {
+        let open = &self.0.open;
+        if waiter.later.is_some() {
+            match core::task::ready!(waiter.poll_later(open, cx.as_deref_mut())) {
+                Ok(Answer::Bytes(bytes)) => waiter.answer = Some(bytes),
+                Ok(Answer::Count(_)) => return Poll::Ready(Outcome::Done(Err(Errno::EIO))),
+                Err(errno) => return Poll::Ready(Outcome::Done(Err(errno))),
+            }
+        }
+        let mut answer = waiter.answer.take().unwrap_or_default();
+        let queue = waiter.queue(open, cx);
+        let outcome = open.finish_read(queue, ask, &mut answer, chunk);
+        if matches!(outcome, Outcome::Busy) {
+            waiter.answer = Some(answer);
+        }
+        Poll::Ready(outcome)
     }
 
     pub(crate) fn attempt_write(

@@ -82,7 +82,10 @@ impl Readiness {
 }
 
 /// The state that pollers of one open file look at, and the queue that they wait in.
+///
+/// Written by each read, so that it shares no cache line with another open file's.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Ready {
     dead: AtomicBool,
     /// The event count of the node when this open file was last read.
