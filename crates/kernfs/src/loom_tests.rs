@@ -801,6 +801,26 @@ fn removers_by_handle_and_by_name() {
 }
 
 #[test]
+fn a_handle_yields_its_driver_only_after_the_drain_of_a_removal_by_name() {
+    explore(3, || {
+        let (tree, file) = tree_of(Knob::new());
+        let held = open(&tree);
+        let taker = thread::spawn(move || {
+            let early = file.into_inner();
+            if let Ok(knob) = &early {
+                at_rest(knob, 1);
+            }
+            early
+        });
+        drop(tree.root().sever_child("f").unwrap());
+        if let Err(file) = taker.join().unwrap() {
+            at_rest(&file.into_inner().expect("drained"), 1);
+        }
+        drop(held);
+    });
+}
+
+#[test]
 fn a_hiding_against_a_removal_by_name() {
     explore(2, || {
         let (tree, file) = tree_of(Knob::new());

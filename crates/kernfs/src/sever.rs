@@ -180,8 +180,9 @@ fn mark(top: &Arc<Node>, token: &Token) -> Vec<Arc<Node>> {
     let mut next = 0;
     while let Some(node) = nodes.get(next).cloned() {
         next += 1;
-        node.raise(REMOVED);
+        // Before the flag: who sees that it was removed finds what to wait for.
         succeed(&node, token);
+        node.raise(REMOVED);
         if let Inner::Dir(dir) = node.inner() {
             nodes.extend(dir.children.write().close());
         }
