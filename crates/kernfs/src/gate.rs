@@ -219,7 +219,8 @@ impl<S: Live, K> Gate<S, K> {
         is_occupied(before)
     }
 
-    /// Releases the contents of a closed gate if nobody is inside; else the last inside does it.
+    /// Releases the contents of a closed gate if nobody is inside; else the last inside does it,
+    /// and who stands in the queue is turned away at once.
     pub(crate) fn finish_close(&self) {
         let mut word = self.word.load(Acquire);
         while !is_occupied(word) {
@@ -227,6 +228,9 @@ impl<S: Live, K> Gate<S, K> {
                 Ok(_) => return self.dismantle(),
                 Err(current) => word = current,
             }
+        }
+        if word & AWAITED != 0 {
+            self.wake_queue();
         }
     }
 

@@ -280,6 +280,24 @@ fn a_queued_entrant_is_let_in_or_turned_away() {
 }
 
 #[test]
+fn a_queued_entrant_hears_of_the_closing_while_somebody_stays_inside() {
+    explore(3, || {
+        let (gate, _) = gate();
+        let pass = gate.enter().unwrap();
+        let entrant = thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || queue_and_use(&gate)
+        });
+        let (drain, token) = Drain::start();
+        close(&gate, token);
+        assert_eq!(entrant.join().unwrap(), Err(Refused::Closed));
+        assert!(!drain.is_done());
+        use_pass(pass);
+        assert!(drain.is_done());
+    });
+}
+
+#[test]
 fn queued_entrants_go_in_the_order_of_their_coming() {
     explore(2, || {
         let (gate, _) = gate();
