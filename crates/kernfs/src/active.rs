@@ -74,7 +74,7 @@ pub(crate) enum Outcome {
     /// Somebody else is inside; queued if a queue was given.
     Busy,
     /// The driver answers later; the number is what a write returns then.
-    Later(Pending, usize),
+    Later(Box<Pending>, usize),
 }
 
 impl Outcome {
@@ -383,7 +383,7 @@ impl<T: FileOps> OpenNode<T> {
         open: &mut T::Open,
         text: &mut Text,
         ask: &Ask<'_>,
-    ) -> Result<Option<Pending>, Errno> {
+    ) -> Result<Option<Box<Pending>>, Errno> {
         let mut from_start = false;
         if ask.offset == 0 || ask.offset != text.next {
             text.restart();

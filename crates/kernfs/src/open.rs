@@ -443,7 +443,7 @@ pub struct Waiter {
     /// The place in the queue for readiness.
     in_ready: Option<u64>,
     /// What the driver, or a removal, still owes, and what a write returns then.
-    later: Option<(Pending, usize)>,
+    later: Option<(Box<Pending>, usize)>,
     in_later: Option<u64>,
     /// What a deferred read was answered, to be read through the gate.
     answer: Option<Vec<u8>>,
@@ -493,7 +493,7 @@ impl Waiter {
         };
         let len = *len;
         let key = &mut self.in_later;
-        let answer = match pending {
+        let answer = match &mut **pending {
             Pending::After(draining) => {
                 // A removal is answered though it severs the very file that asked for it.
                 core::task::ready!(core::pin::Pin::new(draining).poll(cx));
@@ -519,11 +519,12 @@ impl Waiter {
 
     /// Lets go of a deferred answer: who gives it gets it back.
     fn abandon(&mut self) {
-        match self.later.take() {
-            Some((Pending::Read(slot), _)) => slot.abandon(),
-            Some((Pending::Write(slot), _)) => slot.abandon(),
-            Some((Pending::After(draining), _)) => drop(draining),
-            None => {}
+        if let Some((pending, _)) = self.later.take() {
+            match *pending {
+                Pending::Read(slot) => slot.abandon(),
+                Pending::Write(slot) => slot.abandon(),
+                Pending::After(draining) => drop(draining),
+            }
         }
     }
 }

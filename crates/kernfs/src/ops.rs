@@ -264,7 +264,7 @@ pub struct ReadOp<'a> {
     len: usize,
     from_start: bool,
     out: &'a mut Vec<u8>,
-    pub(crate) pending: Option<Pending>,
+    pub(crate) pending: Option<Box<Pending>>,
 }
 
 impl<'a> ReadOp<'a> {
@@ -320,7 +320,7 @@ impl<'a> ReadOp<'a> {
     /// A caller who does not block gets EAGAIN.
     pub fn defer(&mut self) -> Reply<Vec<u8>> {
         let slot = Arc::new(Slot::new());
-        self.pending = Some(Pending::Read(Arc::clone(&slot)));
+        self.pending = Some(Box::new(Pending::Read(Arc::clone(&slot))));
         Reply(Some(slot))
     }
 }
@@ -339,7 +339,7 @@ pub struct WriteOp<'a> {
     caller: &'a Caller,
     offset: u64,
     data: &'a [u8],
-    pub(crate) pending: Option<Pending>,
+    pub(crate) pending: Option<Box<Pending>>,
 }
 
 impl<'a> WriteOp<'a> {
@@ -380,7 +380,7 @@ impl<'a> WriteOp<'a> {
     /// The open file is free for other operations meanwhile. Severing answers ENODEV by itself.
     pub fn defer(&mut self) -> Reply<usize> {
         let slot = Arc::new(Slot::new());
-        self.pending = Some(Pending::Write(Arc::clone(&slot)));
+        self.pending = Some(Box::new(Pending::Write(Arc::clone(&slot))));
         Reply(Some(slot))
     }
 
@@ -389,7 +389,7 @@ impl<'a> WriteOp<'a> {
     /// This is how a file removes its own device: sever inside the operation, and let the writer
     /// wait for the drain (`sysfs_remove_file_self`).
     pub fn answer_after<T: Send + Sync + 'static>(&mut self, draining: Draining<T>) {
-        self.pending = Some(Pending::After(draining.detach()));
+        self.pending = Some(Box::new(Pending::After(draining.detach())));
     }
 }
 
