@@ -8,7 +8,6 @@ use kernfs::{Mode, OpenFile, OpenFlags, Tree};
 
 use crate::drivers::{Constant, owner};
 use crate::measure::{Effort, Samples};
-use crate::read::unit;
 use crate::table::Row;
 
 /// What an operation shall cost at most beside another thread, in those of a thread alone.
@@ -41,35 +40,44 @@ pub(crate) fn measure(effort: Effort) -> Vec<Row> {
         let two = scope.spawn(|| run(&meeting, rounds, count, 1, [&second, &second, &apart]));
         (one.join().expect("readers do not panic"), two.join().expect("readers do not panic"))
     });
-    let [alone, one_file, two_trees] = mine;
-    let [_, one_file_too, two_trees_too] = theirs;
-    let mut rmw = unit_samples(effort);
-    rmw.name = "atomic read-modify-write (rmw), for scale".into();
-    let named = |name: &str, nanos| Samples { name: name.into(), nanos };
-    let alone = named("guarded read, a thread alone", alone);
-    let one_file = [
-        named("two threads, two opens of one file: first", one_file),
-        named("two threads, two opens of one file: second", one_file_too),
-    ];
-    let two_trees = [
-        named("two threads, two trees: first", two_trees),
-        named("two threads, two trees: second", two_trees_too),
-    ];
-    let mut rows = vec![Row::time(&rmw), Row::time(&alone)];
-    rows.extend(one_file.iter().zip(&two_trees).map(|(samples, control)| {
-        Row::time(samples)
-            .ratio(samples.over(&alone), "alone")
-            .ratio(samples.over(control), "two trees")
-            .target(BESIDE)
-    }));
-    rows.extend(
-        two_trees.iter().map(|samples| Row::time(samples).ratio(samples.over(&alone), "alone")),
-    );
-    rows
+    let kept = undisturbed(&mine, &theirs);
+    let named = |name: String, nanos: &[f64]| Samples {
+        name,
+        nanos: kept.iter().map(|&round| nanos[round]).collect(),
+    };
+    let alone = named("guarded read, a thread alone".into(), &mine[0]);
+    let both = |turn: usize, what: &str| {
+        let pairs = || mine[turn].iter().zip(&theirs[turn]);
+        let mean: Vec<_> = pairs().map(|(a, b)| a.midpoint(*b)).collect();
+        let worse: Vec<_> = pairs().map(|(a, b)| a.max(*b)).collect();
+        (
+            named(format!("two threads, {what}: mean of both"), &mean),
+            named(format!("two threads, {what}: slower one"), &worse),
+        )
+    };
+    let (one_file, one_file_worse) = both(1, "two opens of one file");
+    let (two_trees, two_trees_worse) = both(2, "two trees");
+    let row = |samples: &Samples| Row::time(samples).ratio(samples.over(&alone), "alone");
+    vec![
+        row(&alone),
+        row(&one_file).target(BESIDE).ratio(one_file.over(&two_trees), "two trees"),
+        row(&one_file_worse).ratio(one_file_worse.over(&two_trees_worse), "two trees"),
+        row(&two_trees)
+            .note(format!("({} of {rounds} rounds were disturbed)", rounds - kept.len())),
+        row(&two_trees_worse),
+    ]
 }
 
-fn unit_samples(effort: Effort) -> Samples {
-    crate::measure::interleave(effort, vec![unit()]).remove(0)
+/// Returns the rounds in which both threads took about as long: in others, one of them was off its
+/// processor for a while, and the other one alone.
+fn undisturbed(mine: &[Vec<f64>; 3], theirs: &[Vec<f64>; 3]) -> Vec<usize> {
+    let together = |turn: usize, round: usize| {
+        let (a, b) = (mine[turn][round], theirs[turn][round]);
+        a.max(b) < 1.5 * a.min(b)
+    };
+    let all = 0..mine[0].len();
+    let kept: Vec<_> = all.clone().filter(|&at| together(1, at) && together(2, at)).collect();
+    if kept.is_empty() { all.collect() } else { kept }
 }
 
 fn read(file: &OpenFile, buf: &mut [u8; 64]) {
