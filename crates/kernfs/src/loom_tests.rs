@@ -1038,7 +1038,7 @@ fn a_blocked_reader_gets_the_item_that_comes() {
 
 #[test]
 fn two_blocked_readers_of_one_descriptor_and_one_item() {
-    explore(2, || {
+    explore(3, || {
         let items = Arc::new(AtomicUsize::new(0));
         let (tree, file) = tree_of(Items(Arc::clone(&items)));
         let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();

@@ -285,6 +285,9 @@ impl OpenFile {
         ask: &Ask<'_>,
         chunk: &mut Chunk,
     ) -> Poll<Result<usize, Errno>> {
+        if let (true, Some(cx)) = (waiter.looked, cx.as_deref_mut()) {
+            waiter.register(&self.0.open, cx);
+        }
         let outcome = if waiter.later.is_some() || waiter.answer.is_some() {
             core::task::ready!(self.finish_deferred(cx.as_deref_mut(), waiter, ask, chunk))
         } else {
@@ -313,15 +316,16 @@ impl OpenFile {
             },
             Outcome::Done(Err(Errno::EAGAIN)) if !ask.caller.nonblocking => {
                 let Some(cx) = cx else { return Poll::Pending };
-                // Registered first, then looked once more: else news in between would be lost.
-                if core::mem::take(&mut waiter.looked) {
+                // Registered first, then looked: else news in between would be lost.
+                if core::mem::replace(&mut waiter.looked, true) {
                     return Poll::Pending;
                 }
-                waiter.looked = true;
-                waiter.register(&self.0.open, cx);
                 self.attempt_read(Some(cx), waiter, ask, chunk)
             }
-            Outcome::Done(done) => Poll::Ready(done),
+            Outcome::Done(done) => {
+                waiter.looked = false;
+                Poll::Ready(done)
+            }
             Outcome::Later(pending, len) => {
                 waiter.later = Some((pending, len));
                 if ask.caller.nonblocking {
@@ -346,7 +350,10 @@ impl OpenFile {
     ) -> Poll<Outcome> {
         let open = &self.0.open;
         if waiter.later.is_some() {
-            match core::task::ready!(waiter.poll_later(open, cx.as_deref_mut())) {
+            let answer = core::task::ready!(waiter.poll_later(open, cx.as_deref_mut()));
+            // The answer may be older than the registration.
+            waiter.looked = false;
+            match answer {
                 Ok(Answer::Bytes(bytes)) => waiter.answer = Some(bytes),
                 Ok(Answer::Count(_)) => return Poll::Ready(Outcome::Done(Err(Errno::EIO))),
                 Err(errno) => return Poll::Ready(Outcome::Done(Err(errno))),
@@ -447,7 +454,7 @@ pub struct Waiter {
     in_later: Option<u64>,
     /// What a deferred read was answered, to be read through the gate.
     answer: Option<Vec<u8>>,
-    /// Whether a read without news was tried again after registering.
+    /// Whether a read found nothing, so that from now on each attempt registers before it looks.
     looked: bool,
 }
 
