@@ -177,6 +177,7 @@ impl OpenFile {
         waiter: &mut Waiter,
         interest: Events,
     ) -> Poll<Events> {
+        waiter.turn_to(&self.0.open);
         waiter.register(&self.0.open, cx);
         match self.ready(interest) {
             events if events.is_empty() => Poll::Pending,
@@ -285,6 +286,7 @@ impl OpenFile {
         ask: &Ask<'_>,
         chunk: &mut Chunk,
     ) -> Poll<Result<usize, Errno>> {
+        waiter.turn_to(&self.0.open);
         if let (true, Some(cx)) = (waiter.looked, cx.as_deref_mut()) {
             waiter.register(&self.0.open, cx);
         }
@@ -324,6 +326,7 @@ impl OpenFile {
             }
             Outcome::Done(done) => {
                 waiter.looked = false;
+                waiter.leave_gate();
                 Poll::Ready(done)
             }
             Outcome::Later(pending, len) => {
@@ -380,6 +383,7 @@ impl OpenFile {
         if !self.flags().contains(OpenFlags::WRITE) {
             return Poll::Ready(Err(Errno::EBADF));
         }
+        waiter.turn_to(open);
         if waiter.later.is_none() {
             let limit = open.core().node.file()?.write_limit;
             let len = limit.admit(data.len())?;
@@ -389,7 +393,10 @@ impl OpenFile {
             let queue = waiter.queue(open, cx.as_deref_mut());
             match open.write(queue, &ask, copied.bytes()) {
                 Outcome::Busy => return Poll::Pending,
-                Outcome::Done(done) => return Poll::Ready(done),
+                Outcome::Done(done) => {
+                    waiter.leave_gate();
+                    return Poll::Ready(done);
+                }
                 Outcome::Later(pending, len) => waiter.later = Some((pending, len)),
             }
         }
@@ -486,6 +493,32 @@ impl Waiter {
         open.core().ready.register(&mut self.in_ready, cx.waker());
     }
 
+    /// Gives up what was waited for on another open file, where the places in queues are.
+    fn turn_to(&mut self, open: &Arc<dyn AnyOpen>) {
+        let elsewhere = |held: &Arc<_>| !core::ptr::addr_eq(Arc::as_ptr(held), Arc::as_ptr(open));
+        if self.open.as_ref().is_some_and(elsewhere) {
+            self.leave();
+        }
+    }
+
+    /// Gives everything up.
+    fn leave(&mut self) {
+        self.abandon();
+        self.leave_gate();
+        if let (Some(open), Some(key)) = (&self.open, self.in_ready) {
+            open.core().ready.deregister(key);
+        }
+        (self.open, self.in_ready, self.in_later) = (None, None, None);
+        (self.answer, self.looked) = (None, false);
+    }
+
+    /// Leaves the queue of the gate, for an operation may end without its turn.
+    fn leave_gate(&mut self) {
+        if let (Some(open), Some(key)) = (&self.open, self.in_gate.take()) {
+            open.give_up(key);
+        }
+    }
+
     /// Waits for an answer that was deferred, or for a removal.
     fn poll_later(
         &mut self,
@@ -547,16 +580,7 @@ fn answer_of<A>(slot: &Slot<A>, open: &Arc<dyn AnyOpen>) -> Poll<Result<A, Errno
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.abandon();
-        let Some(open) = &self.open else {
-            return;
-        };
-        if let Some(key) = self.in_gate {
-            open.give_up(key);
-        }
-        if let Some(key) = self.in_ready {
-            open.core().ready.deregister(key);
-        }
+        self.leave();
     }
 }
 
