@@ -22,7 +22,7 @@ use crate::demo::source::WrongInput;
 
 /// Serves trees of files, and takes them back while others hold them.
 #[derive(Debug, Parser)]
-#[command(name = "kernfs", version, disable_help_subcommand = true)]
+#[command(name = "kernfs", version, disable_help_subcommand = true, max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -58,20 +58,25 @@ Examples:
   kernfs demo --json | jq '.promise[] | select(.held | not)'
 
 Output:
-  The first table has a line for each holder: what it held, what it was to get, what it got, and
-  how long after the call of `sever` began. Events are those of poll(2); `9 B, ENODEV` stands for
-  9 bytes that had been rendered before, then the error.
+  The first table has a line for each holder: what it held, what it was to
+  get, what it got, and how long after the call of `sever` began. Events are
+  those of poll(2). `9 B, ENODEV` are 9 bytes that had been rendered before,
+  and then the error; `end, ENOENT` is the end of a listing, and what looking
+  up a child gives.
 
 JSON:
-  version    1; goes up when a field changes its meaning or is taken away
-  kept       whether every point of the promise held
-  source     from, files, dirs, links, bytes; skipped: how many entries, by reason;
-             stopped: why reading ended early, or null
-  holders    who, holds, expected, got, as_expected, after_micros
-  owner      drivers, drivers_back; opens, releases, frees, frees_before_close; sever_micros,
-             remove_micros, driver_micros (what a driver took that was inside);
-             stuck_on: what the removal waited for (operation, name, pid)
-  promise    point (1 to 6), says, held, seen
+  version   1; goes up when a field is taken away or changes its meaning
+  kept      whether every point of the promise held
+  source    from, files, dirs, links, bytes; skipped: how many entries, by
+            reason; stopped: why reading ended early, or null
+  holders   who, holds, expected, got (null: nothing), as_expected,
+            after_micros
+  owner     drivers, drivers_back; opens, releases, frees,
+            frees_before_close; sever_micros, remove_micros, driver_micros
+            (when the driver left that was inside); stuck_on: what the
+            removal waited for (operation, name, pid)
+  promise   point (1 to 6), says, held, seen
+  Names are escaped where they could steer a terminal.
 
 Exit status:
   0  every point of the promise held

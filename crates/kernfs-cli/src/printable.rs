@@ -1,4 +1,4 @@
-//! Names and paths as they may appear on a terminal.
+//! Names, paths and numbers as they may appear on a terminal.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -23,9 +23,20 @@ pub(crate) fn printable(name: impl AsRef<OsStr>) -> String {
     text
 }
 
+/// Renders a number of things.
+pub(crate) fn plural(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_not_many() {
+        assert_eq!(plural(1, "link", "links"), "1 link");
+        assert_eq!(plural(0, "link", "links"), "0 links");
+    }
 
     #[test]
     fn plain_names_stay_as_they_are() {

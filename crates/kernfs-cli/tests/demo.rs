@@ -103,13 +103,12 @@ fn the_json_tells_everything_that_help_documents() {
 }
 
 #[test]
-fn everyone_is_let_go_before_the_slow_driver_leaves() {
+fn everyone_is_let_go_in_good_time() {
     let json = json_from(small_dir().path());
     let left = json["owner"]["driver_micros"].as_u64().unwrap();
-    // The last one is inside of that driver.
-    for holder in json["holders"].as_array().unwrap().iter().take(7) {
+    for holder in json["holders"].as_array().unwrap() {
         let after = holder["after_micros"].as_u64().unwrap();
-        // As long as the driver takes is long enough on a busy machine, too.
+        // The second is for busy machines.
         assert!(after < left + 1_000_000, "{holder}");
     }
 }

@@ -223,8 +223,12 @@ impl Holder {
     }
 
     /// Asks it to try once more; it may have been let go or not.
-    pub(crate) fn try_again(&self, until: Instant) -> Option<Answer> {
+    pub(crate) fn ask_again(&self) {
         self.tell(Command::Again);
+    }
+
+    /// Waits for what it got when it tried again.
+    pub(crate) fn got_again(&self, until: Instant) -> Option<Answer> {
         match self.hear_until(until)? {
             Message::Again(answer) => Some(answer),
             _ => None,

@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::demo::promise::{Point, judge};
 use crate::demo::source::{Skipped, Source, What};
 use crate::demo::{Facts, Row};
-use crate::printable::printable;
+use crate::printable::{plural, printable};
 
 /// What happened in a demo; its JSON is described in `kernfs demo --help`.
 #[derive(Debug, Serialize)]
@@ -187,10 +187,9 @@ impl Summary {
             plural(*dirs, "directory", "directories"),
             plural(*links, "link", "links"),
         );
-        let reasons = self.skipped.reasons().map(|(count, reason)| format!("{count} {reason}"));
-        let reasons: Vec<_> = reasons.collect();
-        if !reasons.is_empty() {
-            let _ = writeln!(out, "not copied: {}", reasons.join(", "));
+        let skipped = self.skipped.in_words();
+        if !skipped.is_empty() {
+            let _ = writeln!(out, "not copied: {skipped}");
         }
         if let Some(why) = self.stopped {
             let _ = writeln!(out, "not copied: all the rest, for {why}");
@@ -346,10 +345,6 @@ fn fitting(chars: impl Iterator<Item = char>, width: usize) -> impl Iterator<Ite
     })
 }
 
-fn plural(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -424,10 +419,7 @@ pub(crate) mod tests {
         let text = plain(&report.to_tables());
         assert!(text.contains("ENODEV       nothing             FAILED\n"), "{text}");
         assert!(text.contains("PRI|ERR      IN            7 µs  FAILED\n"), "{text}");
-        assert!(
-            text.contains("3 everyone who slept is awake           FAILED  2 of 4\n"),
-            "{text}"
-        );
+        assert!(text.contains("3 everyone who slept is awake        FAILED  2 of 4\n"), "{text}");
         assert!(text.ends_with("\n1 of six points of the promise FAILED.\n"), "{text}");
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
-use crate::printable::printable;
+use crate::printable::{plural, printable};
 
 /// The most entries of a copy: a few times what the largest part of /sys worth looking at has.
 const MAX_ENTRIES: usize = 4096;
@@ -122,20 +122,21 @@ pub(crate) struct Skipped {
 }
 
 impl Skipped {
-    /// Returns the reasons in words, with their numbers.
-    pub(crate) fn reasons(&self) -> impl Iterator<Item = (usize, &'static str)> {
-        [
-            (self.unreadable, "unreadable"),
-            (self.too_slow, "too slow"),
-            (self.too_large, "too large"),
-            (self.too_deep, "too deep"),
-            (self.special, "special"),
-            (self.other_filesystem, "on another filesystem"),
-            (self.leading_out, "links leading out"),
-            (self.leading_nowhere, "links leading nowhere"),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
+    /// Tells the reasons in words, with their numbers; nothing if nothing was skipped.
+    pub(crate) fn in_words(&self) -> String {
+        let counts = [
+            (self.unreadable, "unreadable", "unreadable"),
+            (self.too_slow, "too slow", "too slow"),
+            (self.too_large, "too large", "too large"),
+            (self.too_deep, "too deep", "too deep"),
+            (self.special, "special", "special"),
+            (self.other_filesystem, "on another filesystem", "on other filesystems"),
+            (self.leading_out, "link leading out", "links leading out"),
+            (self.leading_nowhere, "link leading nowhere", "links leading nowhere"),
+        ];
+        let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
+        let words = counts.map(|(count, one, many)| plural(count, one, many));
+        words.collect::<Vec<_>>().join(", ")
     }
 
     fn count(&mut self, refusal: Refusal) {
@@ -167,7 +168,9 @@ impl Source {
         }
         let source = Walk::new(root, &meta).finish(printable(dir));
         if !source.has_text() {
-            return Err(wrong("it has nothing that can be served".into()));
+            let skipped = Some(source.skipped.in_words()).filter(|words| !words.is_empty());
+            let skipped = skipped.map_or(String::new(), |words| format!(" ({words})"));
+            return Err(wrong(format!("it has nothing that can be served{skipped}")));
         }
         Ok(source)
     }
