@@ -61,8 +61,11 @@
 //! - Clients that hang because the server does: the watchdog aborts the
 //!   connection ([`MountOptions::watchdog`]).
 //!
-//! A process that forks without exec passes `/dev/fuse` on: its child then
-//! keeps the clients waiting after the parent's death, until a watchdog ends it.
+//! Two things keep `/dev/fuse` open after the death of the server, so that its
+//! clients wait until the watchdog ends it: a child that was forked without
+//! exec, and a thread of the server itself that is stuck in the kernel. The
+//! latter happens to a server that uses its own mount, when it is killed
+//! while a thread waits for an answer, and to a notification as in [`Notifier`].
 //!
 //! `unsafe` is in one file, `watchdog.rs`.
 

@@ -112,6 +112,19 @@ pub enum UnmountError {
         /// Where this session was mounted.
         path: PathBuf,
     },
+    /// The mount is out of the tree, but goes on for those who are in it.
+    ///
+    /// Only the control filesystem (`/sys/fs/fuse/connections`) could cut
+    /// them off, and it is not mounted or not permitted. The threads of the session are
+    /// left behind; they end with the last descriptor.
+    #[error(
+        "{} is unmounted, but still in use, and the connection cannot be aborted",
+        path.display()
+    )]
+    StillInUse {
+        /// Where this session was mounted.
+        path: PathBuf,
+    },
     /// The kernel refused.
     #[error("cannot unmount {}: {source}", path.display())]
     System {

@@ -6,15 +6,6 @@
 //! kind has a *lane*, a queue with a thread of its own that starts with the
 //! first notification. What is stuck holds up its own lane and nothing else.
 //! A lane keeps the order.
-//!
-//! | lane | may wait for |
-//! |---|---|
-//! | poll | nothing |
-//! | inc_epoch | nothing |
-//! | inval_inode | writes of dirty pages of that inode |
-//! | store, retrieve | pages that are being read or written |
-//! | inval_entry, delete | the lock of the parent directory, which a client that is stopped in its own memory can hold for ever |
-//! | prune | what dropping an inode waits for |
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +29,17 @@ use crate::channel::Device;
 use crate::errno::Errno;
 
 /// Sends notifications; clones share the lanes of one session.
+///
+/// Each kind of notification has a lane, a queue with a thread of its own:
+///
+/// | lane | may wait for |
+/// |---|---|
+/// | poll | nothing |
+/// | inc_epoch | nothing |
+/// | inval_inode | writes of dirty pages of that inode |
+/// | store, retrieve | pages that are being read or written |
+/// | inval_entry, delete | the lock of the parent directory, which a client that is stopped in its own memory can hold for ever |
+/// | prune | what dropping an inode waits for |
 ///
 /// No method waits or fails: how it went is told to the [`Completion`] once
 /// the kernel has taken the notification, on the thread of the lane. `()` does

@@ -130,9 +130,12 @@ impl MountOptions {
     ///
     /// Stuck means: stopped, or all threads up to the cap busy with the same
     /// requests, for all of `patience` (at least 100 ms). A debugger that
-    /// stops the process for longer loses the mount as well. The watchdog is a
-    /// fork of this process, which sends no `SIGCHLD` and which wait(2) for any
-    /// child does not see.
+    /// stops the process for longer loses the mount as well. Aborting takes
+    /// access to the control filesystem (`/sys/fs/fuse/connections`) or root.
+    ///
+    /// The watchdog is a fork of this process, which sends no `SIGCHLD` and which
+    /// wait(2) for any child does not see. It keeps the memory as it was at the
+    /// mount: what is overwritten later is there twice, so mount early.
     pub fn watchdog(mut self, patience: Duration) -> Self {
         self.watchdog = Some(patience.max(WATCHDOG_PATIENCE_MIN));
         self

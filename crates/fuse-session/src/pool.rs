@@ -232,7 +232,7 @@ impl Pool {
 
     fn finish(&self) {
         let Dispatcher { fs, connection, .. } = &self.dispatcher;
-        self.dispatcher.guard("interrupt callback", || connection.requests.clear());
+        self.dispatcher.guard("interrupt callback", || connection.requests.close());
         self.lanes.close();
         self.dispatcher.guard("destroy", || fs.destroy());
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -321,9 +321,10 @@ impl Pool {
 }
 
 /// How long a thread may be at one message before it counts as slow. A round
-/// trip takes 5 to 20 us, so this is far off; a client that finds all threads
-/// asleep waits for one or two of these.
-const TICK: Duration = Duration::from_millis(1);
+/// trip takes 5 to 20 us; what takes milliseconds on a busy machine is that the
+/// thread is not scheduled, which more threads would make worse. A client that
+/// finds all threads asleep waits for one or two of these.
+const TICK: Duration = Duration::from_millis(3);
 
 /// The same when there is nothing left to add, to look for a reader again.
 const TICK_AT_CAP: Duration = Duration::from_millis(100);

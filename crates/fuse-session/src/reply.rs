@@ -57,7 +57,10 @@ impl<K> Reply<K> {
     /// the calling thread; else on a thread of the session, outside all locks
     /// of the session. The kernel sends one interrupt per request, and the
     /// caller then sleeps uninterruptibly until it is answered, so `on_interrupt`
-    /// should answer soon and not park again.
+    /// should answer soon and not park again. Since it may run inside this call,
+    /// hold no lock here that it takes.
+    ///
+    /// After the session has ended, parking is interrupted at once.
     pub fn park(self, on_interrupt: impl FnOnce(Self) + Send + 'static) -> Parked<K>
     where
         K: 'static,

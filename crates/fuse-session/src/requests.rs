@@ -71,8 +71,8 @@ impl Requests {
 
     /// Parks a request; returns the number of this parking.
     ///
-    /// Gives the callback back if the interrupt has come already. The flag
-    /// tells whether the request left its slot just now.
+    /// Gives the callback back if the interrupt has come already, or the session
+    /// has ended. The flag tells whether the request left its slot just now.
     pub(crate) fn park(
         &self,
         slot: usize,
@@ -83,6 +83,9 @@ impl Requests {
         let moved = self.leave_slot(&mut table, slot, unique);
         table.parkings += 1;
         let parking = table.parkings;
+        if table.closed {
+            return (parking, moved, Some(on_interrupt));
+        }
         let entry = table.away.entry(unique).or_default();
         if entry.interrupted {
             // Taken by this interrupt; a later parking waits for the next.
@@ -142,9 +145,14 @@ impl Requests {
         table.away.values().filter(|entry| entry.parked.is_some()).count()
     }
 
-    /// Drops all callbacks, at the end of the session.
-    pub(crate) fn clear(&self) {
-        let away = std::mem::take(&mut self.lock().away);
+    /// Drops all callbacks, at the end of the session, and takes no more.
+    ///
+    /// A callback may own what owns its parked reply, which owns this table.
+    pub(crate) fn close(&self) {
+        let mut table = self.lock();
+        table.closed = true;
+        let away = std::mem::take(&mut table.away);
+        drop(table);
         drop(away);
     }
 
@@ -189,6 +197,7 @@ struct Table {
     away: HashMap<u64, Away>,
     /// Number of the last parking, so that a stale handle cannot end a later one.
     parkings: u64,
+    closed: bool,
 }
 
 #[derive(Default)]
@@ -259,6 +268,17 @@ mod tests {
         let (second, ..) = requests.park(0, 4, nothing());
         assert!(!requests.unpark(4, first));
         assert!(requests.unpark(4, second));
+    }
+
+    #[test]
+    fn nothing_is_parked_after_the_end() {
+        let requests = Requests::new(1);
+        requests.begin(0, 4);
+        let (parking, ..) = requests.park(0, 4, nothing());
+        requests.close();
+        assert!(!requests.unpark(4, parking));
+        assert!(requests.park(0, 4, nothing()).2.is_some());
+        assert_eq!(requests.parked(), 0);
     }
 
     #[test]

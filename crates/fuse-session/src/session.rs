@@ -136,7 +136,8 @@ impl Session {
     /// # Errors
     ///
     /// [`UnmountError::NotOurs`] if something else is mounted there now, which is left
-    /// alone; [`UnmountError::System`] with what the kernel gave.
+    /// alone; [`UnmountError::StillInUse`] if those who use the mount could not be cut
+    /// off; [`UnmountError::System`] with what the kernel gave.
     pub fn unmount(mut self) -> Result<(), UnmountError> {
         self.close()
     }
@@ -161,8 +162,8 @@ impl Session {
             tracing::error!(%error, "cannot abort the connection");
         }
         if self.device().is_connected() {
-            tracing::error!("the connection is still there, its threads are left behind");
-            return result;
+            let path = self.path().into();
+            return result.and(Err(UnmountError::StillInUse { path }));
         }
         self.pool.wait();
         self.pool.join();
@@ -260,6 +261,9 @@ fn start_watchdog(
         return Ok(None);
     };
     let abort = mount::abort_file(mounted);
+    if abort.is_none() {
+        tracing::warn!("no access to the control filesystem: only as root can the watchdog abort");
+    }
     Watchdog::start(mounted, abort.as_ref(), patience)
         .map(Some)
         .map_err(|source| MountError::Start { what: "the watchdog", source })

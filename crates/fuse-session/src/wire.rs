@@ -143,8 +143,8 @@ fn operation<'a>(request: &Request, mut body: Body<'a>) -> Parsed<Operation<'a>>
         op if op == code::FUSE_FLUSH as u32 => Operation::Flush(flush(body)?),
         op if op == code::FUSE_INIT as u32 => Operation::Init(init(body)?),
         op if op == code::FUSE_ACCESS as u32 => Operation::Access(access(body)?),
-        op if op == code::FUSE_CREATE as u32 => Operation::Create(create(body)?),
-        op if op == code::FUSE_TMPFILE as u32 => Operation::Tmpfile(create(body)?),
+        op if op == code::FUSE_CREATE as u32 => Operation::Create(create(body, Body::name)?),
+        op if op == code::FUSE_TMPFILE as u32 => Operation::Tmpfile(create(body, Body::text)?),
         op if op == code::FUSE_INTERRUPT as u32 => Operation::Interrupt(interrupt(body)?),
         op if op == code::FUSE_DESTROY as u32 => Operation::Destroy,
         op if op == code::FUSE_IOCTL as u32 => Operation::Ioctl(ioctl(body)?),
@@ -327,11 +327,14 @@ fn access(mut body: Body<'_>) -> Parsed<Access> {
     Ok(Access { mask: raw.mask })
 }
 
-fn create(mut body: Body<'_>) -> Parsed<Create<'_>> {
+/// `O_TMPFILE` sends "/" for a name, hence two ways to take it.
+fn create<'a>(
+    mut body: Body<'a>,
+    name: fn(&mut Body<'a>) -> Parsed<&'a OsStr>,
+) -> Parsed<Create<'a>> {
     let raw: abi::fuse_create_in = body.head()?;
     Ok(Create {
-        // O_TMPFILE sends "/", hence no check for a plain name.
-        name: body.text()?,
+        name: name(&mut body)?,
         flags: FileFlags::from_bits_retain(raw.flags),
         mode: raw.mode,
         umask: raw.umask,

@@ -7,16 +7,23 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::*;
 use fuse_session::op::PollEvents;
 use fuse_session::{Completed, Errno, InvalRange, completion};
 use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::mm::{MapFlags, ProtFlags};
+
+/// The server of another test; it does nothing unless started by that.
+#[test]
+fn daemon() {
+    Daemon::run();
+}
 
 /// Waits for a notification, but not for ever.
 fn wait(completed: &Completed) -> Result<(), Errno> {
@@ -263,6 +270,51 @@ fn a_stuck_notification_does_not_hold_up_the_unmount() {
     assert!(wait(&stuck).is_ok() || wait(&stuck) == Err(Errno::ENOTCONN));
     // The abort ended the read, so that the client got EFAULT.
     assert_eq!(client.join().unwrap(), -1);
+}
+
+/// Kills a server whose lane is stuck: that thread keeps `/dev/fuse` open, so
+/// that only the watchdog can end what waits for what.
+#[test]
+fn the_watchdog_frees_the_clients_of_a_killed_server_with_a_stuck_notification() {
+    if !can_mount() {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut daemon = Daemon::start(&dir.0, Some(Duration::from_millis(500)));
+    let data = File::options().write(true).open(dir.0.join("data")).unwrap();
+    let directory = File::open(&dir.0).unwrap();
+    let memory = File::open(dir.0.join("blocked")).unwrap();
+    let client = thread::spawn(move || list_into_mapping(&directory, &memory));
+    let read_is_parked = || fs::read_to_string(waiting_file(&dir.0)).unwrap().trim() != "0";
+    match fs::exists(waiting_file(&dir.0)) {
+        Ok(true) => eventually("a waiting read", read_is_parked),
+        // Without the control filesystem, nothing shows it from outside.
+        _ => thread::sleep(Duration::from_millis(200)),
+    }
+    data.write_at(INVALIDATE, 0).unwrap();
+    eventually("a stuck notification", || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", daemon.0.id())).unwrap();
+        tasks.flatten().any(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.contains("(fuse-entry) D")
+        })
+    });
+    daemon.0.kill().unwrap();
+    assert_eq!(client.join().unwrap(), -1);
+    wait_for(&mut daemon.0);
+    drop(data);
+    let errno = fs::metadata(&dir.0).unwrap_err().raw_os_error();
+    assert_eq!(errno, Some(libc::ENOTCONN));
+    rustix::mount::unmount(&dir.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// Names the file that counts the requests of the mount at a path.
+fn waiting_file(path: &Path) -> String {
+    let flags = rustix::fs::AtFlags::STATX_DONT_SYNC;
+    let mask = rustix::fs::StatxFlags::TYPE;
+    let found = rustix::fs::statx(rustix::fs::CWD, path, flags, mask).unwrap();
+    let number = found.stx_dev_minor;
+    format!("/sys/fs/fuse/connections/{number}/waiting")
 }
 
 /// Lists a directory into a private mapping of a file; returns what getdents64 does.
