@@ -258,10 +258,13 @@ impl Pool {
             if self.alert.load(Ordering::SeqCst) {
                 self.look(&mut seen);
             }
-            if let Some(watchdog) = watchdog.as_mut().filter(|watchdog| watchdog.is_due())
+            let due = watchdog.as_mut().filter(|watchdog| watchdog.is_due());
+            if let Some(due) = due
                 && self.is_healthy(&mut served)
+                && !due.beat()
             {
-                watchdog.beat();
+                tracing::warn!("the watchdog process is gone, nothing guards the mount now");
+                watchdog = None;
             }
         }
     }

@@ -72,20 +72,17 @@ impl Watchdog {
         self.last_beat.elapsed() >= self.interval * 9 / 10
     }
 
-    /// Tells the watchdog that all is well.
-    pub(crate) fn beat(&mut self) {
+    /// Tells the watchdog that all is well; returns `false` if it is gone.
+    pub(crate) fn beat(&mut self) -> bool {
         self.last_beat = Instant::now();
-        self.tell(BEAT);
+        self.tell(BEAT)
     }
 
-    fn tell(&self, what: u8) {
+    fn tell(&self, what: u8) -> bool {
         // NOSIGNAL: a watchdog that is gone must not kill us with SIGPIPE.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match rustix::net::send(&self.socket, &[what], flags) {
-            // AGAIN: the queue is full of beats that a stopped watchdog did not read.
-            Ok(_) | Err(Os::AGAIN) => {}
-            Err(error) => tracing::debug!(%error, "the watchdog is gone"),
-        }
+        // AGAIN: the queue is full of beats that a stopped watchdog did not read.
+        matches!(rustix::net::send(&self.socket, &[what], flags), Ok(_) | Err(Os::AGAIN))
     }
 
     /// Waits until the child has closed what it inherited.

@@ -5,7 +5,9 @@ mod common;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use common::*;
 use rustix::process::Signal;
@@ -82,4 +84,37 @@ fn an_interrupt_of_a_handler_is_remembered_and_others_go_on() {
     assert_eq!(mount.stats().interrupts, 1);
     mount.state.gate.open();
     assert_eq!(wait_for(&mut child).signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn signals_and_answers_may_cross() {
+    let Some(mount) = Mount::new() else { return };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let mount = &mount;
+                scope.spawn(move || {
+                    for round in 0..25 {
+                        let mut child = reader(mount, "blocked");
+                        thread::sleep(Duration::from_micros(round * 200 + client * 50));
+                        signal(child.id(), Signal::KILL);
+                        wait_for(&mut child);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                mount.state.release_blocked(b"text");
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
+        eventually("the end of all clients", || {
+            clients.iter().all(thread::ScopedJoinHandle::is_finished)
+        });
+        done.store(true, Ordering::SeqCst);
+    });
+    eventually("no parked read", || mount.stats().parked == 0);
+    assert_eq!(mount.stats().panics, 0);
 }
