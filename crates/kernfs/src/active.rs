@@ -395,7 +395,14 @@ impl<T: FileOps> OpenNode<T> {
             let event = self.core.node.event();
             text.base = text.end();
             text.bytes.clear();
-            let mut op = ReadOp::new(ask.caller, text.base, ask.len, from_start, &mut text.bytes);
+            let mut op = ReadOp::new(
+                ask.caller,
+                text.base,
+                ask.len,
+                from_start,
+                &mut text.bytes,
+                &self.core.ready,
+            );
             from_start = false;
             let result = driver.read(open, &mut op);
             let pending = op.pending;
@@ -440,7 +447,14 @@ impl<T: FileOps> OpenNode<T> {
             let open = open.as_mut().ok_or(Errno::ENODEV)?;
             let event = self.core.node.event();
             text.bytes.clear();
-            let mut op = ReadOp::new(ask.caller, ask.offset, ask.len, true, &mut text.bytes);
+            let mut op = ReadOp::new(
+                ask.caller,
+                ask.offset,
+                ask.len,
+                true,
+                &mut text.bytes,
+                &self.core.ready,
+            );
             let result = driver.read(open, &mut op);
             let pending = op.pending;
             // A stream that has nothing was looked at all the same: pollers sleep until news come.
@@ -478,7 +492,8 @@ impl<T: FileOps> OpenNode<T> {
         let inside = Inside::enter(self.place());
         assert_unlocked();
         let mut bytes = Vec::new();
-        let mut op = ReadOp::new(ask.caller, ask.offset, ask.len, true, &mut bytes);
+        let mut op =
+            ReadOp::new(ask.caller, ask.offset, ask.len, true, &mut bytes, &self.core.ready);
         let result = contain(|| shared.function()(driver, open, &mut op));
         let pending = op.pending;
         drop(inside);
@@ -597,7 +612,7 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         }
         let done = self.run(pass, Operation::Write, ask.caller, |driver, open, _| {
             let open = open.as_mut().ok_or(Errno::ENODEV)?;
-            let mut op = WriteOp::new(ask.caller, ask.offset, data);
+            let mut op = WriteOp::new(ask.caller, ask.offset, data, &self.core.ready);
             let written = driver.write(open, &mut op);
             let pending = op.pending;
             let written = written?.min(data.len());

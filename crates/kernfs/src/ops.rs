@@ -12,7 +12,7 @@ use crate::drain::{Draining, Kept};
 use crate::errno::Errno;
 use crate::meta::{Caller, OpenFlags};
 use crate::sync::Mutex;
-use crate::wait::{Readiness, WaitQueue};
+use crate::wait::{Readiness, Ready, WaitQueue};
 
 /// The operations of a file, implemented by its driver (`kernfs_ops`).
 ///
@@ -264,6 +264,7 @@ pub struct ReadOp<'a> {
     len: usize,
     from_start: bool,
     out: &'a mut Vec<u8>,
+    ready: &'a Arc<Ready>,
     pub(crate) pending: Option<Box<Pending>>,
 }
 
@@ -274,8 +275,9 @@ impl<'a> ReadOp<'a> {
         len: usize,
         from_start: bool,
         out: &'a mut Vec<u8>,
+        ready: &'a Arc<Ready>,
     ) -> Self {
-        Self { caller, offset, len, from_start, out, pending: None }
+        Self { caller, offset, len, from_start, out, ready, pending: None }
     }
 
     /// Returns who reads.
@@ -319,7 +321,7 @@ impl<'a> ReadOp<'a> {
     /// The open file is free for other operations meanwhile. Severing answers ENODEV by itself.
     /// A caller who does not block gets EAGAIN.
     pub fn defer(&mut self) -> Reply<Vec<u8>> {
-        let slot = Arc::new(Slot::new());
+        let slot = Arc::new(Slot::new(self.ready));
         self.pending = Some(Box::new(Pending::Read(Arc::clone(&slot))));
         Reply(Some(slot))
     }
@@ -339,12 +341,18 @@ pub struct WriteOp<'a> {
     caller: &'a Caller,
     offset: u64,
     data: &'a [u8],
+    ready: &'a Arc<Ready>,
     pub(crate) pending: Option<Box<Pending>>,
 }
 
 impl<'a> WriteOp<'a> {
-    pub(crate) fn new(caller: &'a Caller, offset: u64, data: &'a [u8]) -> Self {
-        Self { caller, offset, data, pending: None }
+    pub(crate) fn new(
+        caller: &'a Caller,
+        offset: u64,
+        data: &'a [u8],
+        ready: &'a Arc<Ready>,
+    ) -> Self {
+        Self { caller, offset, data, ready, pending: None }
     }
 
     /// Returns who writes.
@@ -379,7 +387,7 @@ impl<'a> WriteOp<'a> {
     ///
     /// The open file is free for other operations meanwhile. Severing answers ENODEV by itself.
     pub fn defer(&mut self) -> Reply<usize> {
-        let slot = Arc::new(Slot::new());
+        let slot = Arc::new(Slot::new(self.ready));
         self.pending = Some(Box::new(Pending::Write(Arc::clone(&slot))));
         Reply(Some(slot))
     }
@@ -475,6 +483,8 @@ pub(crate) enum Pending {
 #[derive(Debug)]
 pub(crate) struct Slot<A> {
     state: Mutex<SlotState<A>>,
+    /// The open file that was asked: once it is dead, nobody takes an answer.
+    ready: Arc<Ready>,
     pub(crate) queue: WaitQueue,
 }
 
@@ -487,13 +497,17 @@ enum SlotState<A> {
 }
 
 impl<A> Slot<A> {
-    fn new() -> Self {
-        Self { state: Mutex::new(SlotState::Waiting), queue: WaitQueue::new() }
+    fn new(ready: &Arc<Ready>) -> Self {
+        Self {
+            state: Mutex::new(SlotState::Waiting),
+            ready: Arc::clone(ready),
+            queue: WaitQueue::new(),
+        }
     }
 
     fn put(&self, answer: Result<A, Errno>) -> Result<(), Result<A, Errno>> {
         let mut state = self.state.lock();
-        if !matches!(*state, SlotState::Waiting) {
+        if !matches!(*state, SlotState::Waiting) || self.ready.is_dead() {
             return Err(answer);
         }
         *state = SlotState::Answered(answer);
