@@ -1,0 +1,524 @@
+//! The requests of the kernel, each of them one call on the tree or on an open file.
+
+use std::ffi::OsStr;
+use std::future::poll_fn;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fuse_session::op::{self, FileFlags};
+use fuse_session::{
+    DirBuffer, DirPlusBuffer, Errno, Filesystem, InitFlags, KernelConfig, Notifier, OpenFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatFs, ReplyWrite, ReplyXattr, Request, StatFs,
+};
+use kernfs::{Caller, Client, DirEntry, Draining, Inode, Kind, Mode, NodeKind, SetAttr, Waiter};
+
+use crate::caller;
+use crate::convert::{self, KEPT};
+use crate::handles::{FileHandle, Handles};
+use crate::nodes::Nodes;
+use crate::parked::answer_when_done;
+
+/// A tree as the kernel sees it.
+pub(crate) struct Fs {
+    pub(crate) nodes: Nodes,
+    pub(crate) handles: Handles,
+    notifier: OnceLock<Notifier>,
+    /// Whether all names can be dropped at once; else none is cached.
+    has_epoch: OnceLock<bool>,
+}
+
+/// The longest name that FUSE passes on (`FUSE_NAME_MAX`).
+const NAME_MAX: u32 = 1024;
+
+/// The ABI with INC_EPOCH.
+const MINOR_WITH_EPOCH: u32 = 44;
+
+/// How many directory entries are fetched at once.
+const DIR_PAGE: usize = 128;
+
+/// The kinds of lseek(2) that FUSE passes on.
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+
+impl Fs {
+    pub(crate) fn new(client: &Client) -> Self {
+        Self {
+            nodes: Nodes::new(client.root()),
+            handles: Handles::new(),
+            notifier: OnceLock::new(),
+            has_epoch: OnceLock::new(),
+        }
+    }
+
+    /// Returns what notifications are sent with, once mounted.
+    pub(crate) fn notifier(&self) -> Option<&Notifier> {
+        self.notifier.get()
+    }
+
+    pub(crate) fn has_epoch(&self) -> bool {
+        self.has_epoch.get().copied().unwrap_or(false)
+    }
+
+    fn inode(&self, id: u64) -> Result<Arc<Inode>, Errno> {
+        self.nodes.find(id).map(|known| known.inode).ok_or(Errno::ESTALE)
+    }
+
+    fn file(&self, fh: u64) -> Result<Arc<FileHandle>, Errno> {
+        self.handles.file(fh).ok_or(Errno::EBADF)
+    }
+
+    fn entry_ttl(&self) -> Duration {
+        if self.has_epoch() { KEPT } else { Duration::ZERO }
+    }
+
+    /// Counts a lookup and describes its node.
+    fn entry(&self, inode: &Inode) -> fuse_session::Entry {
+        let nodeid = self.nodes.look_up(inode);
+        fuse_session::Entry {
+            nodeid,
+            generation: 0,
+            entry_ttl: self.entry_ttl(),
+            attr_ttl: attr_ttl(inode),
+            attr: convert::attr(&inode.attr()),
+        }
+    }
+
+    fn tell_attr(&self, id: u64, reply: ReplyAttr) {
+        match self.nodes.find_to_tell(id) {
+            Some((inode, kept)) => {
+                let ttl = if kept { attr_ttl(&inode) } else { Duration::ZERO };
+                reply.attr(ttl, &convert::attr(&inode.attr()));
+            }
+            None => reply.error(Errno::ESTALE),
+        }
+    }
+
+    fn look_up(&self, parent: &Inode, caller: &Caller, name: &OsStr) -> Result<Inode, Errno> {
+        self.nodes.about_to_tell_names();
+        parent.lookup(caller, name.as_bytes()).map_err(convert::errno)
+    }
+
+    fn open(&self, request: &Request, flags: FileFlags) -> Result<(u64, OpenFlags), Errno> {
+        let inode = self.inode(request.nodeid)?;
+        if flags.contains(FileFlags::DIRECT) {
+            return Err(Errno::EINVAL);
+        }
+        let caller = caller::of(request);
+        let file = inode.open(&caller, convert::open_flags(flags)).map_err(convert::errno)?;
+        let notifier = self.notifier().ok_or(Errno::EIO)?.clone();
+        // Contents are the driver's; a closing descriptor has nothing to tell.
+        let mut open = OpenFlags::DIRECT_IO | OpenFlags::NOFLUSH;
+        if file.kind() == Kind::Stream {
+            open |= OpenFlags::STREAM | OpenFlags::NONSEEKABLE;
+        }
+        Ok((self.handles.add_file(FileHandle::new(file, notifier)), open))
+    }
+
+    fn read(&self, request: &Request, op: &op::Read, reply: ReplyData) {
+        let handle = match self.file(op.fh) {
+            Ok(handle) => handle,
+            Err(errno) => return reply.error(errno),
+        };
+        let nonblocking = op.flags.contains(FileFlags::NONBLOCK);
+        let caller = caller::of(request).nonblocking(nonblocking);
+        let (size, offset) = (op.size as usize, op.offset);
+        let mut waiter = Waiter::new();
+        // Nearly always done at once; where it is not, it is tried again with a waker.
+        let mut cx = Context::from_waker(Waker::noop());
+        let first = handle.file.poll_read_vec(&mut cx, &mut waiter, &caller, size, offset);
+        if let Poll::Ready(done) = first {
+            return answer_data(reply, done);
+        }
+        let parked = handle.park();
+        let work =
+            poll_fn(move |cx| handle.file.poll_read_vec(cx, &mut waiter, &caller, size, offset));
+        answer_when_done(reply, work, move |reply, done| {
+            answer_data(reply, done);
+            drop(parked);
+        });
+    }
+
+    fn write(&self, request: &Request, op: &op::Write<'_>, reply: ReplyWrite) {
+        let handle = match self.file(op.fh) {
+            Ok(handle) => handle,
+            Err(errno) => return reply.error(errno),
+        };
+        let nonblocking = op.flags.contains(FileFlags::NONBLOCK);
+        let caller = caller::of(request).nonblocking(nonblocking);
+        let mut waiter = Waiter::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let first = handle.file.poll_write_at(&mut cx, &mut waiter, &caller, op.data, op.offset);
+        if let Poll::Ready(done) = first {
+            return answer_written(reply, done);
+        }
+        // Somebody else is inside, or the driver answers later.
+        let (data, offset) = (op.data.to_vec(), op.offset);
+        let work =
+            poll_fn(move |cx| handle.file.poll_write_at(cx, &mut waiter, &caller, &data, offset));
+        answer_when_done(reply, work, answer_written);
+    }
+
+    fn set_attr(&self, request: &Request, op: &op::SetAttr) -> Result<(), Errno> {
+        let inode = self.inode(request.nodeid)?;
+        let mode = op.mode.map(|mode| Mode::new((mode & 0o7777) as u16));
+        let set = SetAttr {
+            mode,
+            uid: op.uid,
+            gid: op.gid,
+            atime: op.atime.map(convert::set_time),
+            mtime: op.mtime.map(convert::set_time),
+        };
+        // Truncation is a successful no-op.
+        if set == SetAttr::default() {
+            return Ok(());
+        }
+        inode.set_attr(&caller::of(request), &set).map_err(convert::errno)
+    }
+
+    fn mkdir(&self, request: &Request, op: &op::Mkdir<'_>) -> Result<fuse_session::Entry, Errno> {
+        let parent = self.inode(request.nodeid)?;
+        let caller = caller::of(request);
+        let mode = Mode::new((op.mode & 0o7777) as u16);
+        parent.mkdir(&caller, op.name.as_bytes(), mode).map_err(convert::errno)?;
+        let inode = self.look_up(&parent, &caller, op.name)?;
+        Ok(self.entry(&inode))
+    }
+
+    /// Answers when a removal is done.
+    fn remove(
+        &self,
+        request: &Request,
+        reply: ReplyEmpty,
+        remove: impl FnOnce(&Inode, &Caller) -> Result<Draining, kernfs::Errno>,
+    ) {
+        let removal = self
+            .inode(request.nodeid)
+            .and_then(|parent| remove(&parent, &caller::of(request)).map_err(convert::errno));
+        match removal {
+            Ok(draining) => answer_when_done(reply, draining, |reply, ()| reply.ok()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn rename(&self, request: &Request, op: &op::Rename<'_>) -> Result<(), Errno> {
+        if !op.flags.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        let from = self.inode(request.nodeid)?;
+        let to = self.inode(op.new_parent)?;
+        let caller = caller::of(request);
+        from.rename(&caller, op.name.as_bytes(), &to, op.new_name.as_bytes())
+            .map_err(convert::errno)
+    }
+
+    fn seek(&self, op: &op::Lseek) -> Result<u64, Errno> {
+        let handle = self.file(op.fh)?;
+        if handle.file.is_severed() {
+            return Err(Errno::ENODEV);
+        }
+        let size = handle.file.inode().attr().size;
+        match op.whence {
+            SEEK_DATA | SEEK_HOLE if op.offset >= size => Err(Errno::ENXIO),
+            SEEK_DATA => Ok(op.offset),
+            SEEK_HOLE => Ok(size),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Returns entries from a directory handle, in portions.
+    fn list(&self, op: &op::Read) -> Result<impl FnMut(u64) -> Vec<DirEntry> + use<>, Errno> {
+        let dir = self.handles.dir(op.fh).ok_or(Errno::EBADF)?;
+        self.nodes.about_to_tell_names();
+        // The first portion tells whether the directory can be listed at all.
+        let mut first = Some(dir.entries(op.offset, DIR_PAGE).map_err(convert::errno)?);
+        Ok(move |cursor| {
+            first.take().unwrap_or_else(|| dir.entries(cursor, DIR_PAGE).unwrap_or_default())
+        })
+    }
+}
+
+/// What the session serves: the filesystem, shared with the front end.
+pub(crate) struct Served(pub(crate) Arc<Fs>);
+
+impl Filesystem for Served {
+    fn init(&self, config: &mut KernelConfig) -> Result<(), Errno> {
+        config.want(InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO);
+        config.limit_readahead(0);
+        let _ = self.0.has_epoch.set(config.minor() >= MINOR_WITH_EPOCH);
+        Ok(())
+    }
+
+    fn mounted(&self, notifier: &Notifier) {
+        let _ = self.0.notifier.set(notifier.clone());
+    }
+
+    fn destroy(&self) {
+        self.0.handles.clear();
+        self.0.nodes.clear();
+    }
+
+    fn lookup(&self, request: &Request, name: &OsStr, reply: ReplyEntry) {
+        let inode = self
+            .0
+            .inode(request.nodeid)
+            .and_then(|parent| self.0.look_up(&parent, &caller::of(request), name));
+        match inode {
+            Ok(inode) => reply.entry(&self.0.entry(&inode)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, nodeid: u64, count: u64) {
+        self.0.nodes.forget(nodeid, count);
+    }
+
+    fn getattr(&self, request: &Request, _: op::GetAttr, reply: ReplyAttr) {
+        self.0.tell_attr(request.nodeid, reply);
+    }
+
+    fn setattr(&self, request: &Request, op: op::SetAttr, reply: ReplyAttr) {
+        match self.0.set_attr(request, &op) {
+            Ok(()) => self.0.tell_attr(request.nodeid, reply),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, request: &Request, reply: ReplyData) {
+        let text = self.0.inode(request.nodeid);
+        match text.and_then(|inode| inode.readlink().map_err(convert::errno)) {
+            Ok(text) => reply.data(&text),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(&self, _: &Request, op: op::Mknod<'_>, reply: ReplyEntry) {
+        // Without `create` in the directory's operations: EACCES; without `mknod`: EPERM.
+        let regular = fuse_session::FileKind::from_mode(op.mode) == fuse_session::FileKind::Regular;
+        reply.error(if regular { Errno::EACCES } else { Errno::EPERM });
+    }
+
+    fn create(&self, _: &Request, _: op::Create<'_>, reply: ReplyCreate) {
+        reply.error(Errno::EACCES);
+    }
+
+    fn mkdir(&self, request: &Request, op: op::Mkdir<'_>, reply: ReplyEntry) {
+        match self.0.mkdir(request, &op) {
+            Ok(entry) => reply.entry(&entry),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn unlink(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
+        self.0.remove(request, reply, |parent, caller| parent.unlink(caller, name.as_bytes()));
+    }
+
+    fn rmdir(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
+        self.0.remove(request, reply, |parent, caller| parent.rmdir(caller, name.as_bytes()));
+    }
+
+    fn rename(&self, request: &Request, op: op::Rename<'_>, reply: ReplyEmpty) {
+        match self.0.rename(request, &op) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn open(&self, request: &Request, op: op::Open, reply: ReplyOpen) {
+        match self.0.open(request, op.flags) {
+            Ok((fh, flags)) => reply.opened(fh, flags),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(&self, request: &Request, op: op::Read, reply: ReplyData) {
+        self.0.read(request, &op, reply);
+    }
+
+    fn write(&self, request: &Request, op: op::Write<'_>, reply: ReplyWrite) {
+        self.0.write(request, &op, reply);
+    }
+
+    fn release(&self, _: &Request, op: op::Release, reply: ReplyEmpty) {
+        self.0.handles.remove_file(op.fh);
+        reply.ok();
+    }
+
+    fn opendir(&self, request: &Request, _: op::Open, reply: ReplyOpen) {
+        let dir = self
+            .0
+            .inode(request.nodeid)
+            .and_then(|inode| inode.open_dir(&caller::of(request)).map_err(convert::errno));
+        match dir {
+            Ok(dir) => reply.opened(self.0.handles.add_dir(dir), OpenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(&self, _: &Request, op: op::Read, reply: ReplyDirectory) {
+        let mut list = match self.0.list(&op) {
+            Ok(list) => list,
+            Err(errno) => return reply.error(errno),
+        };
+        let mut buffer = DirBuffer::new(op.size);
+        let mut cursor = op.offset;
+        'full: loop {
+            let entries = list(cursor);
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                let kind = convert::kind(entry.inode.kind());
+                let name = OsStr::from_bytes(&entry.name);
+                if !buffer.push(entry.inode.ino(), entry.next, kind, name) {
+                    break 'full;
+                }
+                cursor = entry.next;
+            }
+        }
+        reply.entries(&buffer);
+    }
+
+    fn readdirplus(&self, _: &Request, op: op::Read, reply: ReplyDirectoryPlus) {
+        let mut list = match self.0.list(&op) {
+            Ok(list) => list,
+            Err(errno) => return reply.error(errno),
+        };
+        let mut buffer = DirPlusBuffer::new(op.size);
+        let mut cursor = op.offset;
+        'full: loop {
+            let entries = list(cursor);
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                if !self.push_plus(&mut buffer, &entry) {
+                    break 'full;
+                }
+                cursor = entry.next;
+            }
+        }
+        reply.entries(&buffer);
+    }
+
+    fn releasedir(&self, _: &Request, op: op::Release, reply: ReplyEmpty) {
+        self.0.handles.remove_dir(op.fh);
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, reply: ReplyStatFs) {
+        reply.statfs(&StatFs {
+            block_size: convert::BLOCK_SIZE,
+            fragment_size: convert::BLOCK_SIZE,
+            name_max: NAME_MAX,
+            ..StatFs::default()
+        });
+    }
+
+    fn setxattr(&self, request: &Request, op: op::SetXattr<'_>, reply: ReplyEmpty) {
+        let set = self.0.inode(request.nodeid).and_then(|inode| {
+            let flags = convert::xattr_flags(op.flags);
+            inode
+                .set_xattr(&caller::of(request), op.name.as_bytes(), op.value, flags)
+                .map_err(convert::errno)
+        });
+        answer_empty(reply, set);
+    }
+
+    fn getxattr(&self, request: &Request, op: op::GetXattr<'_>, reply: ReplyXattr) {
+        let value = self.0.inode(request.nodeid).and_then(|inode| {
+            inode.xattr(&caller::of(request), op.name.as_bytes()).map_err(convert::errno)
+        });
+        match value {
+            Ok(value) => reply.value(op.size, &value),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn listxattr(&self, request: &Request, op: op::ListXattr, reply: ReplyXattr) {
+        match self.0.inode(request.nodeid) {
+            Ok(inode) => {
+                let names = inode.xattrs(&caller::of(request));
+                let list: Vec<u8> =
+                    names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
+                reply.value(op.size, &list);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn removexattr(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
+        let removed = self.0.inode(request.nodeid).and_then(|inode| {
+            inode.remove_xattr(&caller::of(request), name.as_bytes()).map_err(convert::errno)
+        });
+        answer_empty(reply, removed);
+    }
+
+    fn poll(&self, _: &Request, op: op::Poll, reply: ReplyPoll) {
+        let handle = match self.0.file(op.fh) {
+            Ok(handle) => handle,
+            Err(errno) => return reply.error(errno),
+        };
+        let interest = convert::interest(op.events);
+        let events = if op.wants_wakeup {
+            handle.poll(op.kh, interest)
+        } else {
+            handle.file.ready(interest)
+        };
+        reply.ready(convert::events(events));
+    }
+
+    fn lseek(&self, _: &Request, op: op::Lseek, reply: ReplyLseek) {
+        match self.0.seek(&op) {
+            Ok(offset) => reply.offset(offset),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+impl Served {
+    /// Adds an entry with its node; `.` and `..` are no lookups.
+    fn push_plus(&self, buffer: &mut DirPlusBuffer, entry: &DirEntry) -> bool {
+        let name = OsStr::from_bytes(&entry.name);
+        if matches!(&*entry.name, b"." | b"..") {
+            let kind = convert::kind(entry.inode.kind());
+            return buffer.push_name(entry.inode.ino(), entry.next, kind, name);
+        }
+        let plus = self.0.entry(&entry.inode);
+        let fits = buffer.push(&plus, entry.next, name);
+        if !fits {
+            self.0.nodes.forget(plus.nodeid, 1);
+        }
+        fits
+    }
+}
+
+/// Returns how long attributes may be kept.
+///
+/// Not those of a link: its size is that of its text, which changes with its target's path.
+fn attr_ttl(inode: &Inode) -> Duration {
+    if inode.kind() == NodeKind::Link { Duration::ZERO } else { KEPT }
+}
+
+fn answer_data(reply: ReplyData, done: Result<Vec<u8>, kernfs::Errno>) {
+    match done {
+        Ok(bytes) => reply.data(&bytes),
+        Err(errno) => reply.error(convert::errno(errno)),
+    }
+}
+
+fn answer_written(reply: ReplyWrite, done: Result<usize, kernfs::Errno>) {
+    match done {
+        Ok(len) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
+        Err(errno) => reply.error(convert::errno(errno)),
+    }
+}
+
+fn answer_empty(reply: ReplyEmpty, done: Result<(), Errno>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}

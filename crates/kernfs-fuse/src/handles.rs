@@ -1,0 +1,191 @@
+//! Open files and directories of the kernel, by file handle.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::{Context, Poll, Wake, Waker};
+
+use fuse_session::Notifier;
+use kernfs::{Ack, Events, OpenDir, OpenFile, Waiter};
+
+/// What is open, by the handle that the kernel was given.
+pub(crate) struct Handles {
+    files: RwLock<Files>,
+    dirs: RwLock<HashMap<u64, Arc<OpenDir>>>,
+    last: AtomicU64,
+}
+
+impl Handles {
+    pub(crate) fn new() -> Self {
+        Self {
+            files: RwLock::new(Files::default()),
+            dirs: RwLock::new(HashMap::new()),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn add_file(&self, file: FileHandle) -> u64 {
+        let fh = self.next();
+        let mut files = write(&self.files);
+        files.by_ino.entry(file.ino).or_default().push(fh);
+        files.by_fh.insert(fh, Arc::new(file));
+        fh
+    }
+
+    pub(crate) fn add_dir(&self, dir: OpenDir) -> u64 {
+        let fh = self.next();
+        write(&self.dirs).insert(fh, Arc::new(dir));
+        fh
+    }
+
+    pub(crate) fn file(&self, fh: u64) -> Option<Arc<FileHandle>> {
+        read(&self.files).by_fh.get(&fh).cloned()
+    }
+
+    pub(crate) fn dir(&self, fh: u64) -> Option<Arc<OpenDir>> {
+        read(&self.dirs).get(&fh).cloned()
+    }
+
+    /// Lets go of an open file; its driver hears of the last close here.
+    pub(crate) fn remove_file(&self, fh: u64) {
+        let mut files = write(&self.files);
+        let gone = files.by_fh.remove(&fh);
+        if let Some(ino) = gone.as_ref().map(|gone| gone.ino)
+            && let Some(fhs) = files.by_ino.get_mut(&ino)
+        {
+            fhs.retain(|&other| other != fh);
+            if fhs.is_empty() {
+                files.by_ino.remove(&ino);
+            }
+        }
+        drop(files);
+        drop(gone);
+    }
+
+    pub(crate) fn remove_dir(&self, fh: u64) {
+        let gone = write(&self.dirs).remove(&fh);
+        drop(gone);
+    }
+
+    /// Returns the open files of nodes that were severed, to make their readers take part in it.
+    pub(crate) fn severed(&self, inos: impl Iterator<Item = u64>) -> Vec<Arc<FileHandle>> {
+        let files = read(&self.files);
+        let fhs = inos.filter_map(|ino| files.by_ino.get(&ino)).flatten();
+        let handles = fhs.filter_map(|fh| files.by_fh.get(fh));
+        handles.filter(|handle| handle.file.is_severed()).cloned().collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        read(&self.files).by_fh.len() + read(&self.dirs).len()
+    }
+
+    /// Closes everything: the kernel has gone.
+    pub(crate) fn clear(&self) {
+        let files = std::mem::take(&mut *write(&self.files));
+        let dirs = std::mem::take(&mut *write(&self.dirs));
+        drop((files, dirs));
+    }
+
+    fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+#[derive(Default)]
+struct Files {
+    by_fh: HashMap<u64, Arc<FileHandle>>,
+    by_ino: HashMap<u64, Vec<u64>>,
+}
+
+/// An open file of the kernel.
+pub(crate) struct FileHandle {
+    ino: u64,
+    pub(crate) file: OpenFile,
+    poller: Arc<Poller>,
+    waiter: Mutex<Waiter>,
+    parked: Mutex<Parked>,
+}
+
+/// Reads that have not been answered, and who wants to know when all have been.
+#[derive(Default)]
+struct Parked {
+    reads: usize,
+    acks: Vec<Arc<Ack>>,
+}
+
+impl FileHandle {
+    pub(crate) fn new(file: OpenFile, notifier: Notifier) -> Self {
+        Self {
+            ino: file.inode().ino(),
+            file,
+            poller: Arc::new(Poller { notifier, kh: AtomicU64::new(0) }),
+            waiter: Mutex::new(Waiter::new()),
+            parked: Mutex::new(Parked::default()),
+        }
+    }
+
+    /// Returns what is ready, and has the kernel woken through `kh` when that may have changed.
+    pub(crate) fn poll(&self, kh: u64, interest: Events) -> Events {
+        // The same for all polls of an open file.
+        self.poller.kh.store(kh, Ordering::Release);
+        let waker = Waker::from(Arc::clone(&self.poller));
+        let mut waiter = lock(&self.waiter);
+        match self.file.poll_ready(&mut Context::from_waker(&waker), &mut waiter, interest) {
+            Poll::Ready(events) => events,
+            Poll::Pending => Events::empty(),
+        }
+    }
+
+    /// Counts a read that is parked until the returned guard is dropped.
+    pub(crate) fn park(self: &Arc<Self>) -> ParkedRead {
+        lock(&self.parked).reads += 1;
+        ParkedRead(Arc::clone(self))
+    }
+
+    /// Holds an acknowledgement back until the reads that are parked now are answered.
+    pub(crate) fn hold(&self, ack: &Arc<Ack>) {
+        let mut parked = lock(&self.parked);
+        if parked.reads > 0 {
+            parked.acks.push(Arc::clone(ack));
+        }
+    }
+}
+
+/// A read that is not answered yet.
+pub(crate) struct ParkedRead(Arc<FileHandle>);
+
+impl Drop for ParkedRead {
+    fn drop(&mut self) {
+        let mut parked = lock(&self.0.parked);
+        parked.reads -= 1;
+        if parked.reads == 0 {
+            let acks = std::mem::take(&mut parked.acks);
+            drop(parked);
+            drop(acks);
+        }
+    }
+}
+
+/// Wakes those who poll an open file in the kernel, who then ask again.
+struct Poller {
+    notifier: Notifier,
+    kh: AtomicU64,
+}
+
+impl Wake for Poller {
+    fn wake(self: Arc<Self>) {
+        self.notifier.poll(self.kh.load(Ordering::Acquire), ());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

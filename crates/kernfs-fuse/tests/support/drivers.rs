@@ -1,0 +1,150 @@
+//! Drivers for the tests.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use kernfs::{
+    Caller, Errno, File, FileOps, Kind, OpenOp, Ops, ReadOp, Readiness, ReadyBy, WriteOp,
+};
+
+/// A text that clients read and replace.
+#[derive(Default)]
+pub struct Knob {
+    pub value: Mutex<Vec<u8>>,
+    pub callers: Mutex<Vec<Caller>>,
+    pub releases: AtomicUsize,
+}
+
+impl Knob {
+    pub fn new(value: &str) -> Self {
+        Self { value: Mutex::new(value.into()), ..Self::default() }
+    }
+
+    pub fn set(&self, value: &str) {
+        *self.value.lock().unwrap() = value.into();
+    }
+
+    pub fn get(&self) -> Vec<u8> {
+        self.value.lock().unwrap().clone()
+    }
+}
+
+impl FileOps for Knob {
+    type Open = ();
+
+    fn open(&self, op: &mut OpenOp<'_>) -> Result<(), Errno> {
+        self.callers.lock().unwrap().push(*op.caller());
+        Ok(())
+    }
+
+    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+        op.push(&self.value.lock().unwrap());
+        Ok(())
+    }
+
+    fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+        *self.value.lock().unwrap() = op.data().to_vec();
+        Ok(op.data().len())
+    }
+
+    fn release(&self, (): ()) {
+        self.releases.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Events, each delivered to one reader.
+#[derive(Default)]
+pub struct Events {
+    pub queue: Mutex<VecDeque<Vec<u8>>>,
+}
+
+impl Events {
+    /// Puts an event in and announces it.
+    pub fn push(file: &File<Self>, event: &str) {
+        file.queue.lock().unwrap().push_back(event.into());
+        file.notify();
+    }
+}
+
+impl FileOps for Events {
+    type Open = ();
+    const KIND: Kind = Kind::Stream;
+
+    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+        let event = self.queue.lock().unwrap().pop_front().ok_or(Errno::EAGAIN)?;
+        op.push(&event);
+        Ok(())
+    }
+}
+
+/// A file whose readiness is its driver's own.
+#[derive(Default)]
+pub struct Triggered(pub Mutex<Vec<Readiness>>);
+
+impl FileOps for Triggered {
+    type Open = ();
+    const OPS: Ops = Ops::READ;
+    const READY: ReadyBy = ReadyBy::Handle;
+    const KIND: Kind = Kind::Stream;
+
+    fn open(&self, op: &mut OpenOp<'_>) -> Result<(), Errno> {
+        self.0.lock().unwrap().push(op.readiness());
+        Ok(())
+    }
+}
+
+/// A door that drivers wait at until a test opens it.
+#[derive(Default)]
+pub struct Door {
+    /// Whether it is open, and how many stand before it.
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Door {
+    pub fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        while !state.0 {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.1 -= 1;
+    }
+
+    pub fn open(&self) {
+        self.state.lock().unwrap().0 = true;
+        self.changed.notify_all();
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.state.lock().unwrap().1
+    }
+}
+
+/// A stream whose reads wait at a door, inside the driver, when there is something to deliver.
+#[derive(Default)]
+pub struct Slow {
+    pub door: Arc<Door>,
+    pub queue: Mutex<VecDeque<Vec<u8>>>,
+}
+
+impl FileOps for Slow {
+    type Open = ();
+    const KIND: Kind = Kind::Stream;
+
+    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+        let event = self.queue.lock().unwrap().pop_front().ok_or(Errno::EAGAIN)?;
+        self.door.pass();
+        op.push(&event);
+        Ok(())
+    }
+}
