@@ -1,5 +1,7 @@
 //! The error that a request is answered with.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 use std::io;
 

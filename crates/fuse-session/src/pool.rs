@@ -39,6 +39,8 @@ pub(crate) struct Pool {
     /// The monitor is looking, or has been told to.
     alert: AtomicBool,
     monitor: OnceLock<Thread>,
+    /// The last thread has left.
+    finishing: AtomicBool,
     ended: Mutex<bool>,
     end: Condvar,
 }
@@ -80,6 +82,7 @@ impl Pool {
             roster: Mutex::new(Roster { handles: Vec::new(), free: (0..size.cap).rev().collect() }),
             alert: AtomicBool::new(false),
             monitor: OnceLock::new(),
+            finishing: AtomicBool::new(false),
             ended: Mutex::new(false),
             end: Condvar::new(),
         }
@@ -225,7 +228,11 @@ impl Pool {
 
     /// Counts a thread out; the last one ends the session.
     fn leave(&self) {
-        if self.live.fetch_sub(1, Ordering::SeqCst) == 1 && !self.has_ended() {
+        // A thread that the monitor adds meanwhile finds the connection ended and
+        // may be the last one as well.
+        if self.live.fetch_sub(1, Ordering::SeqCst) == 1
+            && !self.finishing.swap(true, Ordering::SeqCst)
+        {
             self.finish();
         }
     }

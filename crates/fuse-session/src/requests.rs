@@ -1,7 +1,7 @@
 //! Knows where each unanswered request is, so that an interrupt finds it.
 //!
 //! A request is in one of two places. While its handler runs, it is in the
-//! *slot* of its thread: two stores and a compare-exchange per request, on
+//! *slot* of its thread: a store and a compare-exchange per request, on
 //! a cache line of its own. If it is parked, or its handler returns without an
 //! answer, it moves to the *table*, under the table's lock. Whoever answers
 //! takes it out of the slot by compare-exchange; if that fails, it is in the

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -125,6 +126,22 @@ impl Session {
     /// alone; [`UnmountError::System`] with what the kernel gave.
     pub fn detach(&self) -> Result<(), UnmountError> {
         self.mounted.detach(self.device())
+    }
+
+    /// Aborts the connection: all requests and open descriptors fail from now on.
+    ///
+    /// Waiting callers get `ECONNABORTED`, later calls `ENOTCONN`. The dead mount
+    /// goes when the session is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What opening the `abort` file in the control filesystem gave: usually
+    /// `ENOENT` when it is not mounted and may not be, or `EACCES`.
+    pub fn abort(&self) -> io::Result<()> {
+        if self.device().is_connected() {
+            fusectl::abort(&fusectl::abort_file(self.mounted.device())?)?;
+        }
+        Ok(())
     }
 
     /// Unmounts, and waits for the threads of the session.

@@ -57,6 +57,23 @@ fn a_busy_mount_is_unmounted_and_its_descriptors_are_dead() {
 }
 
 #[test]
+fn an_aborted_connection_is_dead_and_its_mount_goes_with_the_session() {
+    let Some(mut mount) = Mount::new() else {
+        return;
+    };
+    let path = mount.path("blocked");
+    let reader = thread::spawn(move || read_errno(&path));
+    eventually("a parked read", || mount.stats().parked == 1);
+    mount.session().abort().unwrap();
+    assert_eq!(reader.join().unwrap(), Some(libc::ECONNABORTED));
+    assert_eq!(stat_errno(&mount.dir.0), Some(libc::ENOTCONN));
+    mount.session().wait();
+    mount.session().abort().unwrap();
+    drop(mount.session.take());
+    assert!(mounts_at(&mount.dir.0).is_empty());
+}
+
+#[test]
 fn a_detached_mount_serves_until_its_last_descriptor_is_closed() {
     let Some(mut mount) = Mount::new() else {
         return;
