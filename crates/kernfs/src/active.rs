@@ -54,6 +54,8 @@ pub(crate) trait AnyOpen: Busy {
 
     /// Releases unless somebody is inside. See [`Gate::finish_close`].
     fn finish_close(&self);
+
+    fn is_closed(&self) -> bool;
 }
 
 /// Where an operation stands in the queue of a gate, if it may queue at all.
@@ -647,6 +649,10 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
 
     fn finish_close(&self) {
         self.gate.finish_close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.gate.is_closed()
     }
 }
 

@@ -299,7 +299,7 @@ fn a_queued_entrant_hears_of_the_closing_while_somebody_stays_inside() {
 
 #[test]
 fn queued_entrants_go_in_the_order_of_their_coming() {
-    explore(2, || {
+    explore(None, || {
         let (gate, _) = gate();
         let entered = Arc::new(std::sync::Mutex::new(Vec::new()));
         let pass = gate.enter().unwrap();
@@ -383,7 +383,7 @@ fn sharers_against_an_exclusive_entrant() {
 
 #[test]
 fn queued_sharers_are_let_in_together() {
-    explore(2, || {
+    explore(3, || {
         let (gate, _) = gate();
         let met = Arc::new((AtomicUsize::new(0), WaitQueue::new()));
         let pass = gate.enter().unwrap();
@@ -434,7 +434,7 @@ fn a_waiter_against_a_severing() {
 
 #[test]
 fn a_waiter_against_a_notification_and_a_severing() {
-    explore(3, || {
+    explore(None, || {
         let ready = Arc::new(Ready::new());
         let notifier = thread::spawn({
             let readiness = Readiness(Arc::clone(&ready));
@@ -473,7 +473,7 @@ fn two_notifications_and_a_waiter_for_both() {
 
 #[test]
 fn a_waiter_that_leaves_takes_no_wake_up_along() {
-    explore(3, || {
+    explore(None, || {
         let ready = Arc::new(Ready::new());
         let news = Arc::new(AtomicUsize::new(0));
         let leaver = thread::spawn({
@@ -497,7 +497,7 @@ fn a_waiter_that_leaves_takes_no_wake_up_along() {
 
 #[test]
 fn what_is_announced_once_reaches_one_of_two_waiters() {
-    explore(2, || {
+    explore(3, || {
         let ready = Arc::new(Ready::new());
         let waiter = || {
             let ready = Arc::clone(&ready);
@@ -523,7 +523,7 @@ fn what_is_announced_once_reaches_one_of_two_waiters() {
 
 #[test]
 fn the_last_token_wakes_who_waits_for_the_drain() {
-    explore(3, || {
+    explore(None, || {
         let (drain, token) = Drain::start();
         let ends = [Watched::new(), Watched::new()];
         let part = |ends: &Arc<Watched>| {
@@ -565,7 +565,7 @@ fn a_later_drain_outlasts_an_earlier_one() {
 
 #[test]
 fn drains_in_a_chain_end_one_after_the_other() {
-    explore(3, || {
+    explore(None, || {
         let (first, first_token) = Drain::start();
         let ends = Watched::new();
         let last_part = thread::spawn({
@@ -683,7 +683,7 @@ fn at_rest(knob: &Knob, opened: usize) {
 
 #[test]
 fn an_open_against_a_removal() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let client = tree.client(Caller::OWNER);
         let opener = thread::spawn(move || client.open("/f", OpenFlags::READ));
@@ -723,12 +723,17 @@ fn a_last_close_against_a_removal() {
 
 #[test]
 fn a_reader_against_a_removal() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         let reader = thread::spawn({
             let held = held.clone();
-            move || held.read_at(&mut [0; 4], 0)
+            move || {
+                let read = held.read_at(&mut [0; 4], 0);
+                let severed = held.is_severed();
+                assert!(read.is_ok() || severed, "dead to a reader and alive to a poller");
+                read
+            }
         });
         let knob = file.remove().unwrap();
         at_rest(&knob, 1);
@@ -742,7 +747,7 @@ fn a_reader_against_a_removal() {
 
 #[test]
 fn a_sleeper_against_a_notification_and_a_removal() {
-    explore(2, || {
+    explore(3, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         assert_eq!(held.read_at(&mut [0; 4], 0), Ok(1));
@@ -760,7 +765,7 @@ fn a_sleeper_against_a_notification_and_a_removal() {
 
 #[test]
 fn a_sleeper_that_only_a_notification_wakes() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         assert_eq!(held.read_at(&mut [0; 4], 0), Ok(1));
@@ -798,7 +803,7 @@ fn a_notification_during_a_read_leaves_the_file_ready() {
 
 #[test]
 fn removers_by_handle_and_by_name() {
-    explore(2, || {
+    explore(3, || {
         let (tree, file) = tree_of(Knob::new());
         let tree = Arc::new(tree);
         let held = open(&tree);
@@ -820,7 +825,7 @@ fn removers_by_handle_and_by_name() {
 
 #[test]
 fn a_handle_yields_its_driver_only_after_the_drain_of_a_removal_by_name() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         let taker = thread::spawn(move || {
@@ -840,7 +845,7 @@ fn a_handle_yields_its_driver_only_after_the_drain_of_a_removal_by_name() {
 
 #[test]
 fn a_hiding_against_a_removal_by_name() {
-    explore(2, || {
+    explore(3, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         let reader = thread::spawn({
@@ -863,7 +868,7 @@ fn a_hiding_against_a_removal_by_name() {
 
 #[test]
 fn a_removal_after_a_hiding_waits_for_the_reader_of_both() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         let reader = thread::spawn({
@@ -879,7 +884,7 @@ fn a_removal_after_a_hiding_waits_for_the_reader_of_both() {
 
 #[test]
 fn what_was_hidden_stays_dead_for_those_who_held_it() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         let reader = thread::spawn({
@@ -907,7 +912,7 @@ impl FrontEnd for Mount {
 
 #[test]
 fn a_removal_waits_for_an_acknowledgement_from_another_thread() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let mount = Arc::new(Mount(Mutex::new(None), WaitQueue::new()));
         let _guard = tree.register(Arc::<Mount>::clone(&mount));
@@ -971,7 +976,7 @@ fn begin_deferred(
 
 #[test]
 fn a_deferred_answer_against_a_removal() {
-    explore(2, || {
+    explore(3, || {
         let owed = Debtor::default();
         let (tree, file) = tree_of(owed.clone());
         let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
@@ -988,7 +993,7 @@ fn a_deferred_answer_against_a_removal() {
 
 #[test]
 fn a_deferred_answer_reaches_its_reader() {
-    explore(3, || {
+    explore(None, || {
         let owed = Debtor::default();
         let (tree, _file) = tree_of(owed.clone());
         let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
@@ -1025,7 +1030,7 @@ impl FileOps for Items {
 
 #[test]
 fn a_blocked_reader_gets_the_item_that_comes() {
-    explore(3, || {
+    explore(None, || {
         let items = Arc::new(AtomicUsize::new(0));
         let (tree, file) = tree_of(Items(Arc::clone(&items)));
         let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
@@ -1081,7 +1086,7 @@ impl FileOps for Shared {
 
 #[test]
 fn two_readers_side_by_side_against_a_removal() {
-    explore(2, || {
+    explore(3, || {
         let (tree, file) = tree_of(Shared(Knob::new()));
         let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
         let reader = || {
@@ -1126,7 +1131,7 @@ impl FileOps for Suicide {
 
 #[test]
 fn a_file_that_removes_itself_against_a_removal_by_name() {
-    explore(2, || {
+    explore(3, || {
         let me = Arc::default();
         let knob = Knob::new();
         let released = Arc::clone(&knob.released);
@@ -1145,7 +1150,7 @@ fn a_file_that_removes_itself_against_a_removal_by_name() {
 
 #[test]
 fn a_borrowed_driver_is_out_of_use_when_its_scope_ends() {
-    explore(2, || {
+    explore(3, || {
         let tree = Arc::new(Tree::builder().clock(StoppedClock).build());
         let knob = Knob::new();
         let (reader, remover) = tree
@@ -1176,7 +1181,7 @@ impl crate::DirOps for Mkdir {
 
 #[test]
 fn a_client_that_makes_a_directory_in_one_that_is_removed() {
-    explore(2, || {
+    explore(3, || {
         let inside = Watched::new();
         let tree = Tree::builder().clock(StoppedClock).dir_ops(Mkdir(Arc::clone(&inside))).build();
         let dir = tree.root().add_dir("d", Mode::DIR).unwrap();

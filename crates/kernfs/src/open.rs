@@ -222,7 +222,9 @@ impl OpenFile {
     /// Tells whether the open file was severed.
     #[must_use]
     pub fn is_severed(&self) -> bool {
-        self.0.open.core().ready.is_dead()
+        // The gate is closed before sleepers are woken: who was refused by the one must not be
+        // told otherwise by the other.
+        self.0.open.core().ready.is_dead() || self.0.open.is_closed()
     }
 
     /// Returns who opened the file.
@@ -408,7 +410,7 @@ impl OpenFile {
 
     fn look(&self) -> Events {
         let core = self.0.open.core();
-        if core.ready.is_dead() {
+        if self.is_severed() {
             return Events::SEVERED;
         }
         let set = core.ready.take_set();
@@ -424,7 +426,7 @@ impl OpenFile {
             }
         };
         // Severed since: what was looked at is no longer true.
-        if core.ready.is_dead() { Events::SEVERED } else { base | set }
+        if self.is_severed() { Events::SEVERED } else { base | set }
     }
 }
 
