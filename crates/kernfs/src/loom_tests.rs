@@ -709,7 +709,7 @@ fn an_open_against_a_removal() {
 
 #[test]
 fn a_last_close_against_a_removal() {
-    explore(3, || {
+    explore(None, || {
         let (tree, file) = tree_of(Knob::new());
         let held = open(&tree);
         let last = thread::spawn(move || drop(held));
