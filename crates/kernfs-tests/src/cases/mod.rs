@@ -1,0 +1,162 @@
+//! The conformance cases, numbered as in the contract.
+
+mod hide;
+mod io;
+mod library;
+mod notify;
+mod objects;
+mod severing;
+
+use std::fmt::Debug;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::subject::{Fd, How, Needs, Subject, Sys};
+
+/// A conformance case.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// The number in the contract.
+    pub number: &'static str,
+    /// The group in the contract.
+    pub group: &'static str,
+    /// What must hold.
+    pub title: &'static str,
+    /// What a subject must have to show it.
+    pub needs: Needs,
+    /// Panics if it does not hold.
+    pub run: fn(&Env<'_>),
+}
+
+impl Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.number, self.title)
+    }
+}
+
+/// Returns all cases in the order of their numbers.
+pub fn all() -> Vec<Case> {
+    [objects::CASES, io::CASES, severing::CASES, hide::CASES, notify::CASES, library::CASES]
+        .concat()
+}
+
+/// What a case runs with: the subject, and ways to say what is expected.
+#[allow(missing_debug_implementations, reason = "a borrowed subject")]
+pub struct Env<'a> {
+    /// The subject.
+    pub s: &'a dyn Subject,
+}
+
+/// All events that poll(2) can ask a kernfs file for.
+pub(crate) const ALL_EVENTS: u32 = IN | PRI | OUT | ERR | RDNORM | WRNORM;
+pub(crate) const IN: u32 = 1;
+pub(crate) const PRI: u32 = 2;
+pub(crate) const OUT: u32 = 4;
+pub(crate) const ERR: u32 = 8;
+pub(crate) const RDNORM: u32 = 0x40;
+pub(crate) const WRNORM: u32 = 0x100;
+
+/// The longest that anything may take that must happen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long to watch that something does not happen, where the kernel is known not to do it.
+pub(crate) const A_WHILE: Duration = Duration::from_secs(2);
+
+impl<'a> Env<'a> {
+    /// Takes the subject.
+    pub fn new(s: &'a dyn Subject) -> Self {
+        Self { s }
+    }
+
+    /// Makes a fresh directory T.
+    pub(crate) fn cgroup(&self) -> String {
+        self.s.cgroup().expect("a fresh directory")
+    }
+
+    pub(crate) fn open(&self, path: &str, flags: i32) -> Fd {
+        self.s.open(path, flags).unwrap_or_else(|errno| panic!("open {path}: errno {errno}"))
+    }
+
+    /// Reads everything from the start.
+    pub(crate) fn contents(&self, path: &str) -> String {
+        let fd = self.open(path, crate::flags::O_RDONLY);
+        let text = self.s.pread(fd, 4096, 0).expect("readable");
+        self.s.close(fd).unwrap();
+        String::from_utf8(text).expect("text")
+    }
+
+    /// Writes to a path in one write(2).
+    pub(crate) fn put(&self, path: &str, data: &[u8]) -> Sys<usize> {
+        let fd = self.s.open(path, crate::flags::O_WRONLY)?;
+        let wrote = self.s.write(fd, data);
+        self.s.close(fd).unwrap();
+        wrote
+    }
+
+    /// Lists a directory in one go, without `.` and `..`.
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
+        let fd = self.open(path, crate::flags::O_DIRECTORY);
+        let mut names = Vec::new();
+        loop {
+            let page = self.s.getdents(fd, 64).expect("listable");
+            if page.is_empty() {
+                break;
+            }
+            names.extend(page.into_iter().map(|entry| entry.name));
+        }
+        self.s.close(fd).unwrap();
+        names.retain(|name| name != "." && name != "..");
+        names
+    }
+
+    /// Waits on a descriptor in another thread while `body` runs; returns what the waiter got.
+    pub(crate) fn while_waiting(
+        &self,
+        fd: Fd,
+        events: u32,
+        how: How,
+        timeout: Duration,
+        body: impl FnOnce(),
+    ) -> Sys<u32> {
+        std::thread::scope(|scope| {
+            let (started, starting) = mpsc::channel();
+            let waiter = scope.spawn(move || {
+                started.send(asleep_path()).unwrap();
+                self.s.wait(fd, events, how, timeout)
+            });
+            until_asleep(&starting.recv().unwrap(), || waiter.is_finished());
+            body();
+            waiter.join().unwrap()
+        })
+    }
+}
+
+/// Returns where the kernel tells the state of this thread.
+fn asleep_path() -> Option<std::path::PathBuf> {
+    let link = std::fs::read_link("/proc/thread-self").ok()?;
+    Some(std::path::Path::new("/proc").join(link).join("stat"))
+}
+
+/// Waits until a thread sleeps, or is done.
+fn until_asleep(stat: &Option<std::path::PathBuf>, is_finished: impl Fn() -> bool) {
+    let Some(stat) = stat else { return };
+    crate::probe::eventually("the waiter goes to sleep", || {
+        let Ok(text) = std::fs::read_to_string(stat) else { return true };
+        is_finished() || text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+    });
+}
+
+/// Checks that a call was refused with an error number.
+#[track_caller]
+pub(crate) fn refused<T: Debug>(result: &Sys<T>, errno: i32, what: &str) {
+    match result {
+        Err(got) => assert_eq!(*got, errno, "errno of {what}"),
+        Ok(value) => panic!("{what} succeeded with {value:?}, expected errno {errno}"),
+    }
+}
+
+/// Checks that a call succeeded, and returns what it returned.
+#[track_caller]
+pub(crate) fn ok<T>(result: Sys<T>, what: &str) -> T {
+    result.unwrap_or_else(|errno| panic!("{what}: errno {errno}"))
+}

@@ -1,0 +1,125 @@
+//! What can be checked of the sources mechanically, so that `cargo test` is the only gate.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+}
+
+/// All Rust sources of the workspace and of the fuzz targets, as (path from the root, text).
+fn sources() -> Vec<(String, String)> {
+    let mut sources = Vec::new();
+    let mut dirs = vec![root().join("crates"), root().join("fuzz/fuzz_targets")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+        {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+                sources.push((name, fs::read_to_string(&path).expect("a source")));
+            }
+        }
+    }
+    assert!(sources.len() > 40, "only {} sources were found", sources.len());
+    sources
+}
+
+/// Lines that are code: comments, documentation and string literals taken off.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(|line| line.split("//").next().unwrap_or(line))
+}
+
+#[test]
+fn unsafe_stands_only_where_the_architecture_names_it() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let section = architecture.split("## Where `unsafe` is").nth(1).expect("the section");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let named: BTreeSet<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|path| path.ends_with(".rs"))
+        .collect();
+    // This file says the word; sources that must not compile are about what is refused.
+    let other = |path: &str| !path.contains("/compile_fail/") && !path.ends_with("tests/tidy.rs");
+    let compiled = sources().into_iter().filter(|(path, _)| other(path));
+    let uses = |text: &str| {
+        let words =
+            code(text).flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        words.into_iter().any(|word| word == "unsafe")
+    };
+    let used: BTreeSet<String> =
+        compiled.filter(|(_, text)| uses(text)).map(|(path, _)| path).collect();
+    let used: BTreeSet<&str> = used.iter().map(String::as_str).collect();
+    let unnamed: Vec<_> = used.difference(&named).collect();
+    let stale: Vec<_> = named.difference(&used).collect();
+    assert!(
+        unnamed.is_empty(),
+        "`unsafe` in files that ARCHITECTURE.md does not name: {unnamed:?}"
+    );
+    assert!(stale.is_empty(), "ARCHITECTURE.md names files without `unsafe`: {stale:?}");
+}
+
+#[test]
+fn nothing_is_left_over() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        // This file names what it looks for.
+        if path.ends_with("tests/tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let leftover = ["dbg!", "todo!", "unimplemented!", "FIXME", "XXX"];
+            if leftover.iter().any(|word| line.contains(word)) {
+                found.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "left over:\n{}", found.join("\n"));
+}
+
+/// A function that is longer cannot be seen whole.
+const LONGEST_FUNCTION: usize = 75;
+
+#[test]
+fn functions_can_be_seen_whole() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let mut start = None;
+        for (number, line) in text.lines().enumerate() {
+            let body = line.trim_start();
+            let indent = line.len() - body.len();
+            let head =
+                ["fn ", "pub fn ", "pub(crate) fn ", "async fn ", "pub async fn ", "const fn "];
+            if start.is_none() && head.iter().any(|head| body.starts_with(head)) {
+                start = Some((number, indent, body.to_owned()));
+            }
+            let Some((first, depth, name)) = &start else { continue };
+            if indent == *depth && (body == "}" || body.ends_with(';')) {
+                let lines = number - first + 1;
+                if lines > LONGEST_FUNCTION {
+                    found.push(format!("{path}:{}: {lines} lines: {name}", first + 1));
+                }
+                start = None;
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "functions of more than {LONGEST_FUNCTION} lines:\n{}",
+        found.join("\n")
+    );
+}
+
+#[test]
+fn each_crate_is_in_the_table_of_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    for entry in fs::read_dir(root().join("crates")).expect("crates") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        assert!(readme.contains(&format!("(crates/{name})")), "README.md does not list {name}");
+    }
+}
