@@ -51,7 +51,8 @@ impl Engine {
     /// `None` means that nothing goes on that a trigger watches.
     #[expect(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn advance(&self) -> Option<Duration> {
-        self.core.advance()
+        let due = self.core.advance()?;
+        Some(self.core.until(due))
     }
 
     /// Evaluates triggers in time, for ever, as a task of any async runtime; `sleep` is its timer.
@@ -71,11 +72,10 @@ impl Engine {
         let core = Arc::clone(&self.core);
         async move {
             loop {
-                let wait = core.advance();
-                let due = wait.map(|wait| core.now().saturating_add(nanos(wait)));
+                let due = core.advance();
                 let mut timer = pin!(async {
-                    match wait {
-                        Some(wait) => sleep(wait).await,
+                    match due {
+                        Some(due) => sleep(core.until(due)).await,
                         None => pending().await,
                     }
                 });
@@ -199,9 +199,8 @@ fn monitor(core: &Core, stop: &AtomicBool) {
     while !stop.load(Acquire) {
         core.deregister(&waker);
         core.advance();
-        let now = core.now();
         match core.register(&waker) {
-            Some(due) => thread::park_timeout(Duration::from_nanos(due.saturating_sub(now))),
+            Some(due) => thread::park_timeout(core.until(due)),
             None => thread::park(),
         }
     }
@@ -299,14 +298,18 @@ impl Core {
         }
     }
 
-    fn advance(&self) -> Option<Duration> {
+    /// Evaluates what is due, and returns when the next is.
+    fn advance(&self) -> Option<u64> {
         let now = self.now();
         let due = crate::lock(&self.agenda).take_due(now);
         for group in due {
             group.evaluate(now);
         }
-        let earliest = crate::lock(&self.agenda).earliest()?;
-        Some(Duration::from_nanos(earliest.saturating_sub(self.now())))
+        crate::lock(&self.agenda).earliest()
+    }
+
+    fn until(&self, due: u64) -> Duration {
+        Duration::from_nanos(due.saturating_sub(self.now()))
     }
 
     /// Registers who evaluates, and returns when the first group is due.

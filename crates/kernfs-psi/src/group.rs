@@ -167,6 +167,13 @@ impl Group {
         self.0.sums().watches.len()
     }
 
+    /// Returns how many bytes a group takes with that many cpus, triggers apart.
+    #[must_use]
+    pub const fn footprint(cpus: usize) -> usize {
+        // The counts of the `Arc` come with it.
+        size_of::<Inner>() + 2 * size_of::<usize>() + cpus * size_of::<Cpu>()
+    }
+
     /// Sets a trigger, whose events go to the open file with this readiness.
     ///
     /// Returns `None` for some of irq.
