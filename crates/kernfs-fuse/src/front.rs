@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fuse_session::{InvalRange, completion};
+use fuse_session::{Completion, Errno, InvalRange, completion};
 use kernfs::{Ack, Change, Entry, FrontEnd, ROOT_INO, Severed};
 
 use crate::fs::Fs;
+use crate::news;
 
 /// A mount's ear at the tree.
 pub(crate) struct Front {
@@ -26,12 +27,18 @@ impl FrontEnd for Front {
         // The wakers of pollers have run, so that this is behind their notifications. Nobody has
         // the handle 0.
         notifier.poll(0, held(&ack));
-        for id in self.fs.nodes.end(severed.inos()) {
+        let ended = self.fs.nodes.end(severed.inos());
+        for &id in &ended {
             notifier.inval_inode(id, InvalRange::All, held(&ack));
         }
         self.drop_attr(top.parent, held(&ack));
         if self.fs.nodes.take_names_told() && self.fs.has_epoch() {
             notifier.inc_epoch(held(&ack));
+        }
+        // Best effort, so that what is gone does not fill memory, here and in the kernel.
+        let unused = self.fs.nodes.take_unused();
+        for ids in [ended, unused].concat().chunks(PRUNED_AT_ONCE) {
+            notifier.prune(ids, ());
         }
         if top.ino == ROOT_INO {
             (self.tree_gone)(ack);
@@ -57,41 +64,60 @@ impl Front {
         if self.fs.nodes.take_names_told() && self.fs.has_epoch() {
             let (signal, completed) = completion();
             notifier.inc_epoch(signal);
-            wait_shortly(&completed);
+            news::wait(completed);
         }
     }
 
     /// Has the kernel drop the attributes of a node, if it has any.
-    fn drop_attr(&self, ino: u64, done: impl fuse_session::Completion) {
-        let id = self.fs.nodes.take_attr_told(ino);
-        if let (Some(id), Some(notifier)) = (id, self.fs.notifier()) {
-            notifier.inval_inode(id, InvalRange::Attributes, done);
+    fn drop_attr(&self, ino: u64, done: impl Completion) {
+        if let Some(id) = self.fs.nodes.take_attr_told(ino) {
+            drop_attr_of(
+                &self.fs,
+                id,
+                Instant::now() + PATIENCE,
+                Box::new(|result| done.complete(result)),
+            );
         }
     }
 
-    /// Does the same, and waits for it where that is allowed.
+    /// Does the same, and has the owner's call return after it.
     fn drop_attr_now(&self, ino: u64) {
-        let id = self.fs.nodes.take_attr_told(ino);
-        if let (Some(id), Some(notifier)) = (id, self.fs.notifier()) {
-            let (signal, completed) = completion();
-            notifier.inval_inode(id, InvalRange::Attributes, signal);
-            wait_shortly(&completed);
+        let (signal, completed) = completion();
+        let signal = move |result| signal.complete(result);
+        if let Some(id) = self.fs.nodes.take_attr_told(ino) {
+            drop_attr_of(&self.fs, id, Instant::now() + PATIENCE, Box::new(signal));
+            news::wait(completed);
         }
     }
 }
 
+type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// Has the kernel drop the attributes that it has for a node id.
+///
+/// Where they are on their way in the answer to a lookup, the kernel does not know the node yet:
+/// then it is told again until it does, or has forgotten the node.
+fn drop_attr_of(fs: &Arc<Fs>, id: u64, until: Instant, done: Done) {
+    let Some(notifier) = fs.notifier() else { return };
+    let fs = Arc::clone(fs);
+    notifier.inval_inode(id, InvalRange::Attributes, move |result| {
+        let on_its_way = result == Err(Errno::ENOENT) && fs.nodes.knows(id);
+        if on_its_way && Instant::now() < until {
+            drop_attr_of(&fs, id, until, done);
+        } else {
+            done(result);
+        }
+    });
+}
+
 /// A completion that holds an acknowledgement until the kernel has taken the notification.
-fn held(ack: &Arc<Ack>) -> impl FnOnce(Result<(), fuse_session::Errno>) + Send + 'static {
+fn held(ack: &Arc<Ack>) -> impl FnOnce(Result<(), Errno>) + Send + 'static {
     let ack = Arc::clone(ack);
     move |_| drop(ack)
 }
 
-/// Waits for a notification that takes no lock in the kernel, and hence microseconds.
-///
-/// Not inside an operation, where waiting is refused: then the kernel hears of it right after.
-fn wait_shortly(completed: &fuse_session::Completed) {
-    let _ = completed.wait(Some(Instant::now() + PATIENCE));
-}
-
 /// Longer than any scheduling delay; a bound in case the connection is stuck.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Keeps one message to a page.
+const PRUNED_AT_ONCE: usize = 500;

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use fuse_session::op::{self, FileFlags};
 use fuse_session::{
-    DirBuffer, DirPlusBuffer, Errno, Filesystem, InitFlags, KernelConfig, Notifier, OpenFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatFs, ReplyWrite, ReplyXattr, Request, StatFs,
+    DirBuffer, Errno, Filesystem, KernelConfig, Notifier, OpenFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatFs, ReplyWrite, ReplyXattr, Request, StatFs,
 };
 use kernfs::{Caller, Client, DirEntry, Draining, Inode, Kind, Mode, NodeKind, SetAttr, Waiter};
 
 use crate::caller;
 use crate::convert::{self, KEPT};
 use crate::handles::{FileHandle, Handles};
+use crate::news;
 use crate::nodes::Nodes;
 use crate::parked::answer_when_done;
 
@@ -26,12 +27,16 @@ pub(crate) struct Fs {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     notifier: OnceLock<Notifier>,
-    /// Whether all names can be dropped at once; else none is cached.
-    has_epoch: OnceLock<bool>,
+    /// The minor version of the ABI that was agreed on; 0 before.
+    minor: OnceLock<u32>,
 }
 
-/// The longest name that FUSE passes on (`FUSE_NAME_MAX`).
+/// The longest name that FUSE passes on (`FUSE_NAME_MAX`): before Linux 6.14, and since.
 const NAME_MAX: u32 = 1024;
+const LONG_NAME_MAX: u32 = 4095;
+
+/// The ABI of Linux 6.14.
+const MINOR_WITH_LONG_NAMES: u32 = 42;
 
 /// The ABI with INC_EPOCH.
 const MINOR_WITH_EPOCH: u32 = 44;
@@ -49,7 +54,7 @@ impl Fs {
             nodes: Nodes::new(client.root()),
             handles: Handles::new(),
             notifier: OnceLock::new(),
-            has_epoch: OnceLock::new(),
+            minor: OnceLock::new(),
         }
     }
 
@@ -58,8 +63,18 @@ impl Fs {
         self.notifier.get()
     }
 
+    /// Tells whether all names can be dropped at once; else none is cached.
     pub(crate) fn has_epoch(&self) -> bool {
-        self.has_epoch.get().copied().unwrap_or(false)
+        self.minor() >= MINOR_WITH_EPOCH
+    }
+
+    fn minor(&self) -> u32 {
+        self.minor.get().copied().unwrap_or(0)
+    }
+
+    /// Returns the longest name that the kernel takes; a longer one would spoil the whole listing.
+    fn name_max(&self) -> u32 {
+        if self.minor() >= MINOR_WITH_LONG_NAMES { LONG_NAME_MAX } else { NAME_MAX }
     }
 
     fn inode(&self, id: u64) -> Result<Arc<Inode>, Errno> {
@@ -197,8 +212,15 @@ impl Fs {
         let removal = self
             .inode(request.nodeid)
             .and_then(|parent| remove(&parent, &caller::of(request)).map_err(convert::errno));
+        let owed = news::take();
         match removal {
-            Ok(draining) => answer_when_done(reply, draining, |reply, ()| reply.ok()),
+            Ok(draining) => {
+                let work = async move {
+                    draining.await;
+                    news::taken(owed).await;
+                };
+                answer_when_done(reply, work, |reply, ()| reply.ok());
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -245,9 +267,11 @@ pub(crate) struct Served(pub(crate) Arc<Fs>);
 
 impl Filesystem for Served {
     fn init(&self, config: &mut KernelConfig) -> Result<(), Errno> {
-        config.want(InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO);
+        // No readdirplus: the kernel enters the names of such an answer when it copies it to its
+        // client, who may take his time, and takes them for fresh. A name that went meanwhile
+        // would come back.
         config.limit_readahead(0);
-        let _ = self.0.has_epoch.set(config.minor() >= MINOR_WITH_EPOCH);
+        let _ = self.0.minor.set(config.minor());
         Ok(())
     }
 
@@ -280,8 +304,9 @@ impl Filesystem for Served {
     }
 
     fn setattr(&self, request: &Request, op: op::SetAttr, reply: ReplyAttr) {
+        let (fs, id) = (Arc::clone(&self.0), request.nodeid);
         match self.0.set_attr(request, &op) {
-            Ok(()) => self.0.tell_attr(request.nodeid, reply),
+            Ok(()) => news::answer_after(reply, move |reply| fs.tell_attr(id, reply)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -305,10 +330,11 @@ impl Filesystem for Served {
     }
 
     fn mkdir(&self, request: &Request, op: op::Mkdir<'_>, reply: ReplyEntry) {
-        match self.0.mkdir(request, &op) {
+        let made = self.0.mkdir(request, &op);
+        news::answer_after(reply, move |reply| match made {
             Ok(entry) => reply.entry(&entry),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn unlink(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
@@ -320,17 +346,16 @@ impl Filesystem for Served {
     }
 
     fn rename(&self, request: &Request, op: op::Rename<'_>, reply: ReplyEmpty) {
-        match self.0.rename(request, &op) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
+        let renamed = self.0.rename(request, &op);
+        news::answer_after(reply, move |reply| answer_empty(reply, renamed));
     }
 
     fn open(&self, request: &Request, op: op::Open, reply: ReplyOpen) {
-        match self.0.open(request, op.flags) {
+        let opened = self.0.open(request, op.flags);
+        news::answer_after(reply, move |reply| match opened {
             Ok((fh, flags)) => reply.opened(fh, flags),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 
     fn read(&self, request: &Request, op: op::Read, reply: ReplyData) {
@@ -341,8 +366,12 @@ impl Filesystem for Served {
         self.0.write(request, &op, reply);
     }
 
-    fn release(&self, _: &Request, op: op::Release, reply: ReplyEmpty) {
-        self.0.handles.remove_file(op.fh);
+    fn release(&self, request: &Request, op: op::Release, reply: ReplyEmpty) {
+        if self.0.handles.remove_file(op.fh) {
+            self.0.nodes.closed(request.nodeid);
+        }
+        // Nobody waits for this answer.
+        drop(news::take());
         reply.ok();
     }
 
@@ -362,6 +391,7 @@ impl Filesystem for Served {
             Ok(list) => list,
             Err(errno) => return reply.error(errno),
         };
+        let name_max = self.0.name_max() as usize;
         let mut buffer = DirBuffer::new(op.size);
         let mut cursor = op.offset;
         'full: loop {
@@ -370,31 +400,13 @@ impl Filesystem for Served {
                 break;
             }
             for entry in entries {
+                if entry.name.len() > name_max {
+                    cursor = entry.next;
+                    continue;
+                }
                 let kind = convert::kind(entry.inode.kind());
                 let name = OsStr::from_bytes(&entry.name);
                 if !buffer.push(entry.inode.ino(), entry.next, kind, name) {
-                    break 'full;
-                }
-                cursor = entry.next;
-            }
-        }
-        reply.entries(&buffer);
-    }
-
-    fn readdirplus(&self, _: &Request, op: op::Read, reply: ReplyDirectoryPlus) {
-        let mut list = match self.0.list(&op) {
-            Ok(list) => list,
-            Err(errno) => return reply.error(errno),
-        };
-        let mut buffer = DirPlusBuffer::new(op.size);
-        let mut cursor = op.offset;
-        'full: loop {
-            let entries = list(cursor);
-            if entries.is_empty() {
-                break;
-            }
-            for entry in entries {
-                if !self.push_plus(&mut buffer, &entry) {
                     break 'full;
                 }
                 cursor = entry.next;
@@ -412,7 +424,7 @@ impl Filesystem for Served {
         reply.statfs(&StatFs {
             block_size: convert::BLOCK_SIZE,
             fragment_size: convert::BLOCK_SIZE,
-            name_max: NAME_MAX,
+            name_max: self.0.name_max(),
             ..StatFs::default()
         });
     }
@@ -478,23 +490,6 @@ impl Filesystem for Served {
     }
 }
 
-impl Served {
-    /// Adds an entry with its node; `.` and `..` are no lookups.
-    fn push_plus(&self, buffer: &mut DirPlusBuffer, entry: &DirEntry) -> bool {
-        let name = OsStr::from_bytes(&entry.name);
-        if matches!(&*entry.name, b"." | b"..") {
-            let kind = convert::kind(entry.inode.kind());
-            return buffer.push_name(entry.inode.ino(), entry.next, kind, name);
-        }
-        let plus = self.0.entry(&entry.inode);
-        let fits = buffer.push(&plus, entry.next, name);
-        if !fits {
-            self.0.nodes.forget(plus.nodeid, 1);
-        }
-        fits
-    }
-}
-
 /// Returns how long attributes may be kept.
 ///
 /// Not those of a link: its size is that of its text, which changes with its target's path.
@@ -503,17 +498,17 @@ fn attr_ttl(inode: &Inode) -> Duration {
 }
 
 fn answer_data(reply: ReplyData, done: Result<Vec<u8>, kernfs::Errno>) {
-    match done {
+    news::answer_after(reply, |reply| match done {
         Ok(bytes) => reply.data(&bytes),
         Err(errno) => reply.error(convert::errno(errno)),
-    }
+    });
 }
 
 fn answer_written(reply: ReplyWrite, done: Result<usize, kernfs::Errno>) {
-    match done {
+    news::answer_after(reply, move |reply| match done {
         Ok(len) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
         Err(errno) => reply.error(convert::errno(errno)),
-    }
+    });
 }
 
 fn answer_empty(reply: ReplyEmpty, done: Result<(), Errno>) {

@@ -46,8 +46,9 @@ impl Handles {
         read(&self.dirs).get(&fh).cloned()
     }
 
-    /// Lets go of an open file; its driver hears of the last close here.
-    pub(crate) fn remove_file(&self, fh: u64) {
+    /// Lets go of an open file; its driver hears of the last close here. Tells whether the file
+    /// was severed.
+    pub(crate) fn remove_file(&self, fh: u64) -> bool {
         let mut files = write(&self.files);
         let gone = files.by_fh.remove(&fh);
         if let Some(ino) = gone.as_ref().map(|gone| gone.ino)
@@ -59,7 +60,7 @@ impl Handles {
             }
         }
         drop(files);
-        drop(gone);
+        gone.is_some_and(|gone| gone.file.is_severed())
     }
 
     pub(crate) fn remove_dir(&self, fh: u64) {

@@ -32,7 +32,8 @@
 //! # What is cached
 //!
 //! Names and attributes are, until they change: the kernel is told, and what it was told before a
-//! change is known, so that a change of what nobody has looked at costs nothing. Contents are not:
+//! change is known, so that a change of what nobody has looked at costs nothing. A change that is
+//! made inside an operation is known to the kernel when that operation is answered. Contents are not:
 //! reads and writes reach the driver. Names that do not exist are not.
 //!
 //! # Node ids
@@ -54,6 +55,8 @@ mod mount;
 mod fs;
 
 mod front;
+
+mod news;
 
 mod nodes;
 

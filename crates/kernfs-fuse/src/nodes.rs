@@ -18,9 +18,14 @@ struct Table {
     /// The id of each node that was not severed since it got it.
     by_ino: HashMap<u64, u64>,
     last_id: u64,
+    /// Ids that have ended and were closed since the last time that these were taken.
+    unused: Vec<u64>,
     /// Whether names were told since the last time that all were dropped.
     names_told: bool,
 }
+
+/// What is noted for the next severing, if there is none for long.
+const UNUSED_MAX: usize = 10_000;
 
 /// What is known of a node id.
 #[derive(Clone)]
@@ -41,6 +46,7 @@ impl Nodes {
                 by_id: HashMap::from([(ROOT_ID, root)]),
                 by_ino: HashMap::from([(ROOT_INO, ROOT_ID)]),
                 last_id: ROOT_ID,
+                unused: Vec::new(),
                 names_told: false,
             }),
         }
@@ -134,6 +140,24 @@ impl Nodes {
         let id = *table.by_ino.get(&ino)?;
         let known = table.by_id.get_mut(&id)?;
         std::mem::take(&mut known.attr_told).then_some(id)
+    }
+
+    /// Tells whether the kernel knows an id, or is about to, that has not ended.
+    pub(crate) fn knows(&self, id: u64) -> bool {
+        self.lock().by_id.get(&id).is_some_and(|known| !known.ended)
+    }
+
+    /// Notes that an open file of a severed node was closed: the kernel can soon forget the node.
+    pub(crate) fn closed(&self, id: u64) {
+        let mut table = self.lock();
+        if table.unused.len() < UNUSED_MAX {
+            table.unused.push(id);
+        }
+    }
+
+    /// Takes the ids that were closed.
+    pub(crate) fn take_unused(&self) -> Vec<u64> {
+        std::mem::take(&mut self.lock().unused)
     }
 
     /// Tells whether the kernel may have names, once.

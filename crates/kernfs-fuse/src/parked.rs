@@ -72,6 +72,13 @@ pub(crate) fn answer_when_done<K: 'static, T: Send + 'static>(
     runnable.run();
 }
 
+/// Runs something to its end, whatever happens.
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    let (runnable, task) = async_task::spawn(work, schedule);
+    task.detach();
+    runnable.run();
+}
+
 /// A reply that waits, as its interrupt sees it; kept by the interrupt alone.
 struct Call<K>(Mutex<State<K>>);
 

@@ -207,10 +207,12 @@ fn attributes_of_a_node_are_the_same_through_old_and_new_descriptors() {
         let modes = [&old, &new].map(|file| file.metadata().unwrap().mode() & 0o7777);
         assert_eq!(modes, [u32::from(mode); 2]);
     }
-    old.set_permissions(fs::Permissions::from_mode(0o666)).unwrap();
-    eventually("the other to see it", || new.metadata().unwrap().mode() & 0o7777 == 0o666);
-    new.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
-    eventually("the other to see it", || old.metadata().unwrap().mode() & 0o7777 == 0o600);
+    for (change, look) in [(&old, &new), (&new, &old)] {
+        change.set_permissions(fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(look.metadata().unwrap().mode() & 0o7777, 0o666);
+        change.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(look.metadata().unwrap().mode() & 0o7777, 0o600);
+    }
 }
 
 #[test]

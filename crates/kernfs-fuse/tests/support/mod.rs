@@ -169,9 +169,9 @@ pub fn through(fd: std::os::fd::BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
-/// Tells whether the kernel has `FUSE_NOTIFY_PRUNE`, of Linux 6.18.
-pub fn kernel_can_prune() -> bool {
+/// Tells whether the kernel is of this version of Linux, or a later one.
+pub fn kernel_is(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(18))
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
