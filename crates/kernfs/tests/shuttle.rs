@@ -33,7 +33,7 @@ use shuttle::sync::mpsc::{Sender, channel};
 use shuttle::{Config, Runner, thread};
 
 /// Storms per scheduler and test, unless `STORMS` says how many.
-const STORMS: usize = 40_000;
+const STORMS: usize = 100_000;
 
 /// Memory for the stack of each thread.
 const STACK: usize = 256 << 10;
