@@ -30,6 +30,14 @@ pub(crate) trait AnyOpen: Busy {
     /// Runs the driver's `open`, once, before anybody else can know the open file.
     fn open(&self) -> Result<(), Errno>;
 
+    /// Reads into `chunk` for the opener, if that can be done at once: the usual case in one call.
+    ///
+    /// # Errors
+    ///
+    /// Whatever else became of it.
+    #[cfg(any(feature = "std", loom, shuttle))]
+    fn read_now(&self, offset: u64, len: usize, chunk: &mut Chunk) -> Result<(), Outcome>;
+
     /// Reads into `chunk`, or says what is to be waited for.
     fn read(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome;
 
@@ -88,37 +96,60 @@ impl Outcome {
 /// Bytes on their way to a client: client memory is touched only after the gate was left.
 pub(crate) struct Chunk {
     inline: [u8; INLINE],
+    /// What is longer than that.
+    heap: Option<Box<[u8]>>,
     len: usize,
-    heap: Vec<u8>,
 }
 
-/// Values of most attributes fit, so that reading them allocates nothing.
-const INLINE: usize = 64;
+/// Values of most attributes fit, any number among them, so that reading them allocates nothing.
+const INLINE: usize = 32;
 
 impl Chunk {
     #[inline]
     pub(crate) fn new() -> Self {
-        Self { inline: [0; INLINE], len: 0, heap: Vec::new() }
+        Self { inline: [0; INLINE], heap: None, len: 0 }
     }
 
+    /// Puts bytes in, once.
     #[inline]
     pub(crate) fn set(&mut self, bytes: &[u8]) -> usize {
         self.len = bytes.len();
         match self.inline.get_mut(..bytes.len()) {
-            Some(inline) => inline.copy_from_slice(bytes),
-            None => self.heap = bytes.to_vec(),
+            Some(inline) => copy_short(inline, bytes),
+            None => self.heap = Some(bytes.into()),
         }
         self.len
     }
 
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.inline.get(..self.len).unwrap_or(&self.heap)
+        match &self.heap {
+            None => &self.inline[..self.len],
+            Some(heap) => heap,
+        }
     }
 
     pub(crate) fn into_vec(self) -> Vec<u8> {
-        if self.len <= INLINE { self.bytes().to_vec() } else { self.heap }
+        self.heap.map_or_else(|| self.inline[..self.len].to_vec(), Vec::from)
     }
+}
+
+/// Copies a few bytes to a place as long as they are, without a call.
+#[inline]
+fn copy_short(mut to: &mut [u8], mut from: &[u8]) {
+    #[inline]
+    fn step<const N: usize>(to: &mut &mut [u8], from: &mut &[u8]) -> bool {
+        let (Some(source), Some(target)) = (from.split_off(..N), to.split_off_mut(..N)) else {
+            return false;
+        };
+        target.copy_from_slice(source);
+        true
+    }
+    while step::<16>(&mut to, &mut from) {}
+    let _ = step::<8>(&mut to, &mut from);
+    let _ = step::<4>(&mut to, &mut from);
+    let _ = step::<2>(&mut to, &mut from);
+    let _ = step::<1>(&mut to, &mut from);
 }
 
 /// What an open file is, apart from its driver; has file lifetime.
@@ -188,8 +219,7 @@ type Free = Box<dyn FnOnce() + Send>;
 
 /// What is known about an open file while it runs, and what ends its file lifetime.
 ///
-/// Written by each operation, so that it shares no cache line with another open file's.
-#[repr(align(64))]
+/// Operations of one caller write it once: it may share a cache line with another open file's.
 struct Record {
     running: Running,
     /// How many of the two ends, last close and release, are still to come.
@@ -247,8 +277,9 @@ struct Text {
     ended: bool,
 }
 
-/// A buffer has at least this size: two cache lines.
-const MIN_CAPACITY: usize = 128;
+/// A buffer has at least this size, so that short texts of two open files, next to each other in
+/// memory, are not in one cache line.
+const MIN_CAPACITY: usize = 64;
 
 /// A scratch buffer larger than this is given back after use.
 const KEPT_CAPACITY: usize = 64 << 10;
@@ -279,8 +310,10 @@ impl Text {
 
 /// An open file of a driver `T`.
 ///
-/// Its gate is written by each operation, so that it shares no cache line with another open file's.
-#[repr(align(64))]
+/// What each operation writes is in the middle, with a cache line on either side that is hardly
+/// ever written: so it shares none with another open file's, and needs no alignment, which costs
+/// memory and a slower way to allocate.
+#[repr(C)]
 pub(crate) struct OpenNode<T: FileOps> {
     core: OpenCore,
     gate: Gate<Live<T>, Text>,
@@ -305,10 +338,17 @@ impl<T: FileOps> OpenNode<T> {
     fn enter(&self, queue: Option<InQueue<'_>>) -> Result<Pass<'_, Live<T>, Text>, Outcome> {
         match self.gate.enter() {
             Ok(pass) => Ok(pass),
-            Err(refused) => {
-                self.stand(refused, queue, |(waker, key)| self.gate.poll_enter(waker, key))
-            }
+            Err(refused) => self.stand_alone(refused, queue),
         }
+    }
+
+    #[cold]
+    fn stand_alone(
+        &self,
+        refused: Refused,
+        queue: Option<InQueue<'_>>,
+    ) -> Result<Pass<'_, Live<T>, Text>, Outcome> {
+        self.stand(refused, queue, |(waker, key)| self.gate.poll_enter(waker, key))
     }
 
     fn enter_shared(
@@ -364,7 +404,6 @@ impl<T: FileOps> OpenNode<T> {
         assert_unlocked();
         let result = contain(|| body(&live.driver, &mut live.open, text));
         drop(inside);
-        self.core.record.running.stop();
         match result {
             Ok(result) => {
                 pass.pardon();
@@ -391,12 +430,11 @@ impl<T: FileOps> OpenNode<T> {
             text.restart();
             from_start = true;
         }
-        // Not in one cache line with the text of another open file.
-        text.bytes.reserve(MIN_CAPACITY);
         while !text.ended && text.end() <= ask.offset {
             let event = self.core.node.event();
             text.base = text.end();
             text.bytes.clear();
+            text.bytes.reserve(MIN_CAPACITY);
             let mut op = ReadOp::new(
                 ask.caller,
                 text.base,
@@ -553,17 +591,39 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         })
     }
 
+    #[cfg(any(feature = "std", loom, shuttle))]
+    fn read_now(&self, offset: u64, len: usize, chunk: &mut Chunk) -> Result<(), Outcome> {
+        if !self.core.flags.contains(OpenFlags::READ) {
+            return Err(Outcome::err(Errno::EBADF));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        match self.read(None, &Ask { caller: &self.core.opener, offset, len }, chunk) {
+            Outcome::Done(Ok(_)) => Ok(()),
+            outcome => Err(outcome),
+        }
+    }
+
+    #[inline]
     fn read(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome {
         if !T::OPS.contains(Ops::READ) {
             let closed = self.gate.is_closed();
             return Outcome::err(if closed { Errno::ENODEV } else { Errno::EINVAL });
         }
         if matches!(T::KIND, Kind::Text | Kind::Seq) {
-            return match self.enter(queue) {
-                Ok(pass) => self.read_text(pass, ask, chunk),
-                Err(Outcome::Done(Err(Errno::ENODEV))) => self.read_remainder(ask, chunk),
-                Err(outcome) => outcome,
+            // Not by `enter`: its result would go through memory, since the slow way is a call.
+            let pass = match self.gate.enter() {
+                Ok(pass) => pass,
+                Err(refused) => match self.stand_alone(refused, queue) {
+                    Ok(pass) => pass,
+                    Err(Outcome::Done(Err(Errno::ENODEV))) => {
+                        return self.read_remainder(ask, chunk);
+                    }
+                    Err(outcome) => return outcome,
+                },
             };
+            return self.read_text(pass, ask, chunk);
         }
         let ask = &self.within_size(ask);
         if ask.len == 0 && !self.gate.is_closed() {

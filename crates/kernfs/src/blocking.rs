@@ -3,7 +3,6 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::pin::pin;
-use core::task::Poll;
 use core::time::Duration;
 
 use crate::active::{Ask, Chunk, Outcome};
@@ -28,12 +27,10 @@ impl OpenFile {
     /// panicked. Else what the driver answers.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let mut chunk = Chunk::new();
-        let ask = Ask { caller: self.opener(), offset, len: buf.len() };
-        let done = match self.read_now(&ask, &mut chunk) {
-            Outcome::Done(Ok(len)) => Ok(len),
-            outcome => self.read_slowly(outcome, &ask, &mut chunk),
-        };
-        done.map(|_| copy(&chunk, buf))
+        if let Err(outcome) = self.0.open.read_now(offset, buf.len(), &mut chunk) {
+            self.read_slowly(outcome, offset, buf.len(), &mut chunk)?;
+        }
+        Ok(copy(&chunk, buf))
     }
 
     /// Waits for a read that could not be done at once.
@@ -41,9 +38,11 @@ impl OpenFile {
     fn read_slowly(
         &self,
         outcome: Outcome,
-        ask: &Ask<'_>,
+        offset: u64,
+        len: usize,
         chunk: &mut Chunk,
     ) -> Result<usize, Errno> {
+        let ask = &Ask { caller: self.opener(), offset, len };
         let mut waiter = Waiter::new();
         let mut outcome = Some(outcome);
         block_on(|cx| match outcome.take() {
@@ -100,13 +99,20 @@ impl OpenFile {
     /// E2BIG: more than the [limit](crate::WriteLimit) of the file, even if it was severed. Else as
     /// for [`read_at`](Self::read_at).
     pub fn write_at(&self, data: &[u8], offset: u64) -> Result<usize, Errno> {
-        let mut waiter = Waiter::new();
-        match self.attempt_write(None, &mut waiter, self.opener(), data, offset) {
-            Poll::Ready(done) => done,
-            Poll::Pending => {
-                block_on(|cx| self.poll_write_at(cx, &mut waiter, self.opener(), data, offset))
-            }
+        match self.write_in_queue(None, self.opener(), data, offset) {
+            Outcome::Done(done) => done,
+            outcome => self.write_slowly(outcome, data, offset),
         }
+    }
+
+    /// Waits for a write that could not be done at once.
+    #[cold]
+    fn write_slowly(&self, outcome: Outcome, data: &[u8], offset: u64) -> Result<usize, Errno> {
+        let mut waiter = match outcome {
+            Outcome::Later(pending, len) => Waiter::for_write(&self.0.open, pending, len),
+            _ => Waiter::new(),
+        };
+        block_on(|cx| self.poll_write_at(cx, &mut waiter, self.opener(), data, offset))
     }
 
     /// Writes at the position of the open file, and moves it on (write(2)).

@@ -272,15 +272,14 @@ impl Running {
 
     #[inline]
     pub(crate) fn start(&self, operation: Operation, caller: &Caller) {
-        // Relaxed: nothing is decided by it.
+        // Relaxed: nothing is decided by it. Looked at first, for it is usually the same as before,
+        // and each store delays the atomic operation that follows. It is not taken back: the gate
+        // tells whether something is inside at all.
         let what = (u64::from(caller.pid) << 8) | u64::from(operation as u8);
-        self.what.store(what, Relaxed);
-        self.uid.store(caller.uid, Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn stop(&self) {
-        self.what.store(0, Relaxed);
+        if self.what.load(Relaxed) != what || self.uid.load(Relaxed) != caller.uid {
+            self.what.store(what, Relaxed);
+            self.uid.store(caller.uid, Relaxed);
+        }
     }
 
     pub(crate) fn stuck(&self, node: &Node) -> Option<Stuck> {

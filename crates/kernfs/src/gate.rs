@@ -61,6 +61,9 @@ pub(crate) enum Entry {
 }
 
 /// A gate before `S`, of severing lifetime, and `K`, which survives the closing in [`Gate::kept`].
+///
+/// What each passage writes comes first, then more than a cache line that is hardly ever written.
+#[repr(C)]
 pub(crate) struct Gate<S, K> {
     word: AtomicU32,
     contents: UnsafeCell<Contents<S, K>>,

@@ -127,6 +127,7 @@ impl Node {
     }
 
     /// Returns the event count; 0 for what has none.
+    #[inline]
     pub(crate) fn event(&self) -> u64 {
         match &self.inner {
             Inner::File(file) => file.event.load(Acquire),
@@ -135,6 +136,7 @@ impl Node {
     }
 
     /// Returns the declared size of a file in bytes.
+    #[inline]
     pub(crate) fn size(&self) -> u64 {
         match &self.inner {
             Inner::File(file) => file.size.load(Acquire),

@@ -3,6 +3,7 @@
 //! Everything that waits is one of three `poll_*` functions; the blocking and the async forms run
 //! them with a parked thread or a task behind the waker.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -258,13 +259,6 @@ impl OpenFile {
         Inode::new(&core.tree, &core.node)
     }
 
-    /// Reads if that can be done at once, without a waiter.
-    #[inline]
-    pub(crate) fn read_now(&self, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome {
-        self.read_in_queue(None, ask, chunk)
-    }
-
-    #[inline]
     fn read_in_queue(
         &self,
         queue: Option<InQueue<'_>>,
@@ -373,6 +367,30 @@ impl OpenFile {
         Poll::Ready(outcome)
     }
 
+    /// Copies the data, then writes, or says what is to be waited for.
+    #[inline]
+    pub(crate) fn write_in_queue(
+        &self,
+        queue: Option<InQueue<'_>>,
+        caller: &Caller,
+        data: &[u8],
+        offset: u64,
+    ) -> Outcome {
+        let core = self.0.open.core();
+        if !core.flags().contains(OpenFlags::WRITE) {
+            return Outcome::Done(Err(Errno::EBADF));
+        }
+        match core.node.file().and_then(|file| file.write_limit.admit(data.len())) {
+            Ok(len) => {
+                let mut copied = Chunk::new();
+                copied.set(&data[..len]);
+                let ask = Ask { caller, offset, len };
+                self.0.open.write(queue, &ask, copied.bytes())
+            }
+            Err(errno) => Outcome::Done(Err(errno)),
+        }
+    }
+
     pub(crate) fn attempt_write(
         &self,
         mut cx: Option<&mut Context<'_>>,
@@ -382,18 +400,10 @@ impl OpenFile {
         offset: u64,
     ) -> Poll<Result<usize, Errno>> {
         let open = &self.0.open;
-        if !self.flags().contains(OpenFlags::WRITE) {
-            return Poll::Ready(Err(Errno::EBADF));
-        }
         waiter.turn_to(open);
         if waiter.later.is_none() {
-            let limit = open.core().node.file()?.write_limit;
-            let len = limit.admit(data.len())?;
-            let ask = Ask { caller, offset, len };
-            let mut copied = Chunk::new();
-            copied.set(&data[..len]);
             let queue = waiter.queue(open, cx.as_deref_mut());
-            match open.write(queue, &ask, copied.bytes()) {
+            match self.write_in_queue(queue, caller, data, offset) {
                 Outcome::Busy => return Poll::Pending,
                 Outcome::Done(done) => {
                     waiter.leave_gate();
@@ -493,6 +503,19 @@ impl Waiter {
     fn register(&mut self, open: &Arc<dyn AnyOpen>, cx: &Context<'_>) {
         self.open.get_or_insert_with(|| Arc::clone(open));
         open.core().ready.register(&mut self.in_ready, cx.waker());
+    }
+
+    /// Makes a waiter for what a write was told to wait for.
+    #[cfg(any(feature = "std", loom, shuttle))]
+    pub(crate) fn for_write(
+        open: &Arc<dyn AnyOpen>,
+        pending: Box<Pending>,
+        written: usize,
+    ) -> Self {
+        let mut waiter = Self::new();
+        waiter.open = Some(Arc::clone(open));
+        waiter.later = Some((pending, written));
+        waiter
     }
 
     /// Gives up what was waited for on another open file, where the places in queues are.

@@ -83,9 +83,8 @@ impl Readiness {
 
 /// The state that pollers of one open file look at, and the queue that they wait in.
 ///
-/// Written by each read, so that it shares no cache line with another open file's.
+/// Reads write it only after a notification: it may share a cache line with another open file's.
 #[derive(Debug)]
-#[repr(align(64))]
 pub(crate) struct Ready {
     dead: AtomicBool,
     /// The event count of the node when this open file was last read.
@@ -114,8 +113,12 @@ impl Ready {
         self.seen.load(Acquire)
     }
 
+    #[inline]
     pub(crate) fn saw(&self, event: u64) {
-        self.seen.store(event, Release);
+        // Usually nothing has happened since: then nothing is written either.
+        if self.seen.load(Acquire) != event {
+            self.seen.store(event, Release);
+        }
     }
 
     /// Returns what the driver set, and consumes what was to be reported once.
