@@ -322,7 +322,11 @@ impl Core {
     }
 
     fn deregister(&self, waker: &Waker) {
-        crate::lock(&self.agenda).drivers.retain(|known| !known.will_wake(waker));
+        let mut agenda = crate::lock(&self.agenda);
+        let at = agenda.drivers.iter().position(|known| known.will_wake(waker));
+        let gone = at.map(|at| agenda.drivers.swap_remove(at));
+        drop(agenda);
+        drop(gone);
     }
 }
 

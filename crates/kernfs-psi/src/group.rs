@@ -442,12 +442,18 @@ impl Inner {
         self.roll(&mut sums, now);
         let active = self.collect(&mut sums, now);
         let Sums { watches, total, period_end, .. } = &mut *sums;
-        let due = watches.evaluate(now, active, total, *period_end).or_else(|| {
+        let mut due = watches.evaluate(now, active, total, *period_end);
+        if due.is_none() {
             let states = watches.states();
-            let entered = self.cpus.iter().any(|cpu| cpu.watch(states).meets(states));
-            entered.then_some(now + 1)
-        });
-        let fired = watches.take_fired();
+            for cpu in &self.cpus {
+                cpu.watch(states);
+            }
+            // On watch first, then looked once more: else a stall in between would be missed.
+            let active = self.collect(&mut sums, now);
+            let Sums { watches, total, .. } = &*sums;
+            due = watches.any_goes_on(active, total).then_some(now + 1);
+        }
+        let fired = sums.watches.take_fired();
         drop(sums);
         if let Some(due) = due {
             self.engine.schedule(self, due);

@@ -288,11 +288,9 @@ impl Cpu {
         cpu.mask
     }
 
-    /// Asks to be told when one of the states is entered; returns the states of now.
-    pub(crate) fn watch(&self, states: StateMask) -> StateMask {
-        let mut cpu = self.lock();
-        cpu.watch = states;
-        cpu.mask
+    /// Asks to be told when one of the states is entered.
+    pub(crate) fn watch(&self, states: StateMask) {
+        self.lock().watch = states;
     }
 
     /// Sets what is accounted from `now` on; the counts go on either way (`psi_cgroup_restart`).
@@ -364,7 +362,7 @@ mod tests {
         for &task in tasks {
             cpu.change(&Delta::between(TaskState::empty(), task), 0);
         }
-        let mask = cpu.watch(StateMask::EMPTY);
+        let mask = cpu.collect(0, u64::MAX, &mut Times::default());
         let names = [
             "io some", "io full", "mem some", "mem full", "cpu some", "cpu full", "irq full",
             "nonidle",

@@ -186,6 +186,11 @@ impl Watches {
             .fold(StateMask::EMPTY, |states, (_, watch)| states.with(watch.state.mask()))
     }
 
+    /// Tells whether a watched state goes on, or did since the last evaluation.
+    pub(crate) fn any_goes_on(&self, active: StateMask, total: &[u64; State::COUNT]) -> bool {
+        self.watches.iter().any(|(_, watch)| watch.goes_on(active, total))
+    }
+
     /// Evaluates the unprivileged triggers at the end of a period of the averages
     /// (`psi_avgs_work`), as of that very time: a late evaluation shifts nothing.
     pub(crate) fn period_over(&mut self, at: u64, total: &[u64; State::COUNT]) {
