@@ -32,7 +32,7 @@ impl FrontEnd for Front {
             notifier.inval_inode(id, InvalRange::All, held(&ack));
         }
         self.drop_attr(top.parent, held(&ack));
-        if self.fs.nodes.take_names_told() && self.fs.has_epoch() {
+        if self.fs.nodes.take_names_told() && self.fs.caches_names() {
             notifier.inc_epoch(held(&ack));
         }
         // Best effort, so that what is gone does not fill memory, here and in the kernel.
@@ -61,7 +61,7 @@ impl Front {
         self.drop_attr_now(from.parent);
         self.drop_attr_now(to.parent);
         let Some(notifier) = self.fs.notifier() else { return };
-        if self.fs.nodes.take_names_told() && self.fs.has_epoch() {
+        if self.fs.nodes.take_names_told() && self.fs.caches_names() {
             let (signal, completed) = completion();
             notifier.inc_epoch(signal);
             news::wait(completed);

@@ -27,6 +27,7 @@ pub(crate) struct Fs {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     notifier: OnceLock<Notifier>,
+    caches_names: bool,
     /// The minor version of the ABI that was agreed on; 0 before.
     minor: OnceLock<u32>,
 }
@@ -49,8 +50,9 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
 impl Fs {
-    pub(crate) fn new(client: &Client) -> Self {
+    pub(crate) fn new(client: &Client, caches_names: bool) -> Self {
         Self {
+            caches_names,
             nodes: Nodes::new(client.root()),
             handles: Handles::new(),
             notifier: OnceLock::new(),
@@ -63,9 +65,9 @@ impl Fs {
         self.notifier.get()
     }
 
-    /// Tells whether all names can be dropped at once; else none is cached.
-    pub(crate) fn has_epoch(&self) -> bool {
-        self.minor() >= MINOR_WITH_EPOCH
+    /// Tells whether names are cached: only where all of them can be dropped at once.
+    pub(crate) fn caches_names(&self) -> bool {
+        self.caches_names && self.minor() >= MINOR_WITH_EPOCH
     }
 
     fn minor(&self) -> u32 {
@@ -86,7 +88,7 @@ impl Fs {
     }
 
     fn entry_ttl(&self) -> Duration {
-        if self.has_epoch() { KEPT } else { Duration::ZERO }
+        if self.caches_names() { KEPT } else { Duration::ZERO }
     }
 
     /// Counts a lookup and describes its node.

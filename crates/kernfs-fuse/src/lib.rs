@@ -36,6 +36,10 @@
 //! made inside an operation is known to the kernel when that operation is answered. Contents are not:
 //! reads and writes reach the driver. Names that do not exist are not.
 //!
+//! All names are dropped at once, when one is removed or renamed, since that takes no lock that a
+//! client could hold. The kernel then detaches what others have mounted inside of the mount; see
+//! [`MountOptions::uncached_names`].
+//!
 //! # Node ids
 //!
 //! The kernel knows nodes by ids that are *not* inode numbers: a severing ends the id, so that what

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use fuse_session::Session;
+use fuse_session::{Session, UnmountError};
 use kernfs::{Ack, Caller, FrontEndGuard, Tag, Tree};
 
 use crate::front::Front;
@@ -90,10 +90,12 @@ impl Mount {
     fn close(&mut self) -> Result<(), MountError> {
         drop(self.guard.take());
         // Joined, so that it has no reference to the session any more.
-        drop(self.reaper.take());
-        match self.session.take().and_then(Arc::into_inner) {
-            Some(session) => Ok(session.unmount()?),
-            None => Ok(()),
+        let detached = self.reaper.take().is_some_and(Reaper::stop);
+        let session = self.session.take().and_then(Arc::into_inner);
+        match session.map_or(Ok(()), Session::unmount) {
+            // What is there now came after ours had gone with the tree.
+            Err(UnmountError::NotOurs { .. }) if detached => Ok(()),
+            result => Ok(result?),
         }
     }
 }
@@ -140,6 +142,7 @@ pub struct Stats {
 pub struct MountOptions {
     session: fuse_session::MountOptions,
     tag: Option<Tag>,
+    uncached_names: bool,
 }
 
 /// The type of the mount is `fuse.kernfs`.
@@ -150,7 +153,7 @@ impl MountOptions {
     pub fn new() -> Self {
         let session =
             fuse_session::MountOptions::new(SUBTYPE).default_permissions().no_exec().recover();
-        Self { session, tag: None }
+        Self { session, tag: None, uncached_names: false }
     }
 
     /// Sets the source that `/proc/self/mounts` shows; `kernfs` at first.
@@ -174,6 +177,15 @@ impl MountOptions {
     /// Shows the children of tagged directories that carry `tag`; without it none.
     pub fn tag(mut self, tag: Tag) -> Self {
         self.tag = Some(tag);
+        self
+    }
+
+    /// Has the kernel ask for each name each time.
+    ///
+    /// For mounts in which others mount something: where names are cached, each removal makes the
+    /// kernel look at all of them anew, and it then detaches what is mounted on them.
+    pub fn uncached_names(mut self) -> Self {
+        self.uncached_names = true;
         self
     }
 
@@ -202,7 +214,7 @@ impl MountOptions {
             Some(tag) => tree.client_in(Caller::OWNER, tag),
             None => tree.client(Caller::OWNER),
         };
-        let fs = Arc::new(Fs::new(&client));
+        let fs = Arc::new(Fs::new(&client, !self.uncached_names));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());
@@ -250,13 +262,14 @@ pub enum MountError {
     Mount(#[from] fuse_session::MountError),
     /// It could not be unmounted.
     #[error(transparent)]
-    Unmount(#[from] fuse_session::UnmountError),
+    Unmount(#[from] UnmountError),
 }
 
 /// A thread that unmounts when the tree goes, since the owner's call must not.
 struct Reaper {
     orders: Sender<Order>,
-    thread: Option<JoinHandle<()>>,
+    /// Tells whether it has unmounted; `None` where it could not be started, or has been stopped.
+    thread: Option<JoinHandle<bool>>,
 }
 
 enum Order {
@@ -274,23 +287,36 @@ impl Reaper {
             .ok();
         Self { orders, thread }
     }
+
+    /// Ends it, and tells whether it has unmounted.
+    fn stop(mut self) -> bool {
+        self.join()
+    }
+
+    fn join(&mut self) -> bool {
+        let _ = self.orders.send(Order::Stop);
+        let detached = self.thread.take().map(JoinHandle::join);
+        matches!(detached, Some(Ok(true)))
+    }
 }
 
-fn reap(orders: &Receiver<Order>, session: &OnceLock<Weak<Session>>) {
+/// Serves orders; tells whether it has unmounted.
+fn reap(orders: &Receiver<Order>, session: &OnceLock<Weak<Session>>) -> bool {
+    let mut detached = false;
     while let Ok(Order::Detach(ack)) = orders.recv() {
         let session = session.get().and_then(Weak::upgrade);
-        if let Some(Err(error)) = session.map(|session| session.detach()) {
-            tracing::error!(%error, "not unmounted when its tree went");
+        match session.map(|session| session.detach()) {
+            Some(Ok(())) => detached = true,
+            Some(Err(error)) => tracing::error!(%error, "not unmounted when its tree went"),
+            None => {}
         }
         drop(ack);
     }
+    detached
 }
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.join();
     }
 }

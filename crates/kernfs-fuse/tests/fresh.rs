@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kernfs::{FileOps, Mode, OpenOp, Ops, SetAttr, Timestamp, Tree, WriteOp};
+use kernfs_fuse::MountOptions;
 use rustix::io::Errno;
 use support::drivers::Knob;
 use support::{Mounted, errno, eventually, ino};
@@ -362,4 +363,26 @@ fn links_of_clients_elsewhere_lead_in_and_out() {
     let _ = knob.remove().unwrap();
     assert_eq!(errno(fs::read(&link)), Errno::NOENT);
     fs::remove_file(link).unwrap();
+}
+
+#[test]
+fn what_is_mounted_inside_stays_where_names_are_not_cached() {
+    use rustix::mount::{MountFlags, UnmountFlags, mount as mount_fs, unmount};
+
+    let tree = Tree::new();
+    let dir = tree.root().add_dir("dir", Mode::DIR).unwrap();
+    let Some(mount) = Mounted::with(&tree, MountOptions::uncached_names) else { return };
+    let (inside, file) = (mount.at("dir"), mount.at("dir/file"));
+    mount_fs("inside", &inside, "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::write(&file, "kept").unwrap();
+    for _ in 0..20 {
+        let other = tree.root().add_file("other", Mode::RW, Knob::default()).unwrap();
+        assert!(is_there(&mount.at("other")));
+        let _ = other.remove().unwrap();
+        assert!(!is_there(&mount.at("other")));
+        assert_eq!(fs::read(&file).unwrap(), b"kept");
+    }
+    dir.rename(tree.root(), "new").unwrap();
+    assert_eq!(fs::read(mount.at("new/file")).unwrap(), b"kept");
+    unmount(mount.at("new"), UnmountFlags::empty()).unwrap();
 }

@@ -130,6 +130,34 @@ fn an_event_that_a_driver_has_given_is_not_lost_to_a_signal() {
 }
 
 #[test]
+fn events_and_signals_that_meet_lose_nothing() {
+    let tree = Tree::new();
+    let events = tree.root().add_file("events", Mode::RO, Events::default()).unwrap();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    let mut client = Client::start();
+    client.call("handle").unwrap();
+    client.call(format!("open f r {}", mount.at("events").display())).unwrap();
+    let tid: i32 = client.call("tid").unwrap().parse().unwrap();
+    let mut interrupted = 0;
+    for n in 0..500 {
+        let event = n.to_string();
+        client.begin("read f 100");
+        eventually("a parked read", || mount.stats().parked == 1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| Events::push(&events, &event));
+            client.signal_thread(tid, Signal::INT);
+        });
+        let mut answer = client.answer();
+        if answer == Err(Errno::INTR) {
+            interrupted += 1;
+            answer = client.call("read f 100");
+        }
+        assert_eq!(answer, Ok(event));
+    }
+    assert!(interrupted > 0);
+}
+
+#[test]
 fn nonblocking_can_be_switched_on_later() {
     let tree = Tree::new();
     let _events = tree.root().add_file("events", Mode::RO, Events::default()).unwrap();

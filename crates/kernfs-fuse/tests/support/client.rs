@@ -7,11 +7,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
+use kernfs::{Mode as KernfsMode, Tree};
+use kernfs_fuse::{Mount, MountOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
+use super::drivers::{Events, Knob};
 use super::{PATIENCE, eventually, sys};
 
 /// Set in the environment of a client.
@@ -155,6 +158,7 @@ fn say(answer: &Answer) {
 struct State {
     files: HashMap<String, OwnedFd>,
     epolls: HashMap<String, OwnedFd>,
+    mounts: Vec<(Tree, Mount)>,
 }
 
 impl State {
@@ -239,6 +243,18 @@ impl State {
             ["member", uid, gid, group] => {
                 let number = |text: &str| text.parse().unwrap();
                 sys::become_member(number(uid), number(gid), number(group));
+                Ok(String::new())
+            }
+            ["mount", kind, dir] => {
+                let tree = Tree::new();
+                tree.root().add_file("knob", KernfsMode::RW, Knob::new("text")).unwrap().keep();
+                tree.root().add_file("events", KernfsMode::RO, Events::default()).unwrap().keep();
+                let mut options = MountOptions::new();
+                if kind == "other" {
+                    options = options.session(|_| fuse_session::MountOptions::new("other"));
+                }
+                let mount = options.mount(&tree, dir).expect("mounts");
+                self.mounts.push((tree, mount));
                 Ok(String::new())
             }
             ["tid"] => Ok(sys::tid().to_string()),
