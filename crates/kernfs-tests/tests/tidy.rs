@@ -88,7 +88,8 @@ const LONGEST_FUNCTION: usize = 75;
 #[test]
 fn functions_can_be_seen_whole() {
     let mut found = Vec::new();
-    for (path, text) in sources() {
+    // Tests may be tables.
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.contains("/src/")) {
         let mut start = None;
         for (number, line) in text.lines().enumerate() {
             let body = line.trim_start();
