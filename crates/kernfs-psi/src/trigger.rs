@@ -459,6 +459,19 @@ mod tests {
     }
 
     #[test]
+    fn a_window_begins_anew_only_after_its_end() {
+        let mut window = Window::new(1000, 0, 0);
+        assert_eq!(window.update(500, 300), 300);
+        assert_eq!(window.update(1000, 800), 800);
+        assert_eq!(window.update(1100, 900), 900);
+        // 900 carried over, of which nine tenths are in sight.
+        assert_eq!(window.update(1200, 900), 810);
+        assert_eq!(window.update(2100, 900), 0);
+        assert_eq!(window.update(2101, 900), 0);
+        assert_eq!(window.update(2102, 950), 50);
+    }
+
+    #[test]
     fn irq_has_no_some() {
         for resource in Resource::ALL {
             let parse = |text: &[u8]| parse_trigger(text, resource, Privilege::Privileged);

@@ -570,7 +570,7 @@ mod properties {
         #[test]
         fn events_are_justified_and_rare_and_none_is_missed(
             threshold in 1u64..=200,
-            spans in proptest::collection::vec(1u64..500, 2..12),
+            spans in proptest::collection::vec(1u64..700, 2..12),
         ) {
             const WINDOW: u64 = 200;
             let fixture = Fixture::new(Resource::Io);
@@ -591,8 +591,9 @@ mod properties {
                     if stall.is_none() {
                         quiet_stall = 0;
                     }
-                    // A stall of one and a half windows without a break cannot go unnoticed.
-                    prop_assert!(quiet_stall <= WINDOW * 3 / 2);
+                    // The worst case is a stall that the end of a window halves: each half is just
+                    // below the threshold. Besides, it takes a tenth until it is looked at.
+                    prop_assert!(quiet_stall <= WINDOW * 2 + WINDOW / 5);
                 }
             }
             for pair in events.windows(2) {
