@@ -11,12 +11,13 @@ use core::task::{Poll, Waker};
 use crate::drain::{Busy, Running, Stuck, Token};
 use crate::errno::Errno;
 use crate::gate::{self, Gate, Pass, Refused, SharedPass};
-use crate::inside::{self, Inside, Place};
-use crate::meta::{Caller, OpenFlags};
+use crate::inside::{self, Inside, Panicked, Place, contain};
+use crate::meta::{Caller, OpenFlags, Operation};
 use crate::node::Node;
 use crate::ops::{
-    FileOps, Kind, MapOp, OpenOp, Operation, Ops, Pending, ReadOp, ReadShared, ReadyBy, WriteOp,
+    FileOps, Kind, MapOp, OpenOp, Ops, Pending, ReadOp, ReadShared, ReadyBy, WriteOp,
 };
+use crate::realm::Realm;
 use crate::sync::atomic::AtomicU8;
 use crate::sync::atomic::Ordering::AcqRel;
 use crate::sync::{Mutex, assert_unlocked};
@@ -154,6 +155,7 @@ fn copy_short(mut to: &mut [u8], mut from: &[u8]) {
 
 /// What an open file is, apart from its driver; has file lifetime.
 pub(crate) struct OpenCore {
+    pub(crate) realm: Arc<Realm>,
     pub(crate) tree: Arc<Shared>,
     pub(crate) node: Arc<Node>,
     pub(crate) ready: Arc<Ready>,
@@ -176,6 +178,7 @@ impl OpenCore {
         key: u64,
     ) -> Self {
         Self {
+            realm: Arc::clone(&tree.realm),
             tree: Arc::clone(tree),
             node: Arc::clone(node),
             ready: Arc::new(Ready::new()),
@@ -331,7 +334,7 @@ impl<T: FileOps> OpenNode<T> {
     /// The identity of this open file for the detection of re-entry.
     #[inline]
     fn place(&self) -> Place {
-        Place { tree: self.core.tree.id(), object: &raw const self.core as usize }
+        Place { tree: self.core.realm.id(), object: &raw const self.core as usize }
     }
 
     #[inline]
@@ -453,7 +456,7 @@ impl<T: FileOps> OpenNode<T> {
             if pending.is_some() {
                 return if T::KIND == Kind::Text { Ok(pending) } else { Err(Errno::EINVAL) };
             }
-            self.core.tree.check_text(&mut text.bytes).inspect_err(|_| text.restart())?;
+            self.core.realm.check_text(&mut text.bytes).inspect_err(|_| text.restart())?;
             text.ended = T::KIND == Kind::Text || text.bytes.is_empty();
             self.core.ready.saw(event);
         }
@@ -654,7 +657,7 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         };
         let mut answer = core::mem::take(answer);
         Outcome::Done(if T::KIND == Kind::Text {
-            self.core.tree.check_text(&mut answer).map(|()| {
+            self.core.realm.check_text(&mut answer).map(|()| {
                 *text = Text { bytes: answer, ended: true, ..Text::default() };
                 text.deliver(ask, chunk)
             })
@@ -721,23 +724,6 @@ impl<T: FileOps> Busy for OpenNode<T> {
         if !self.gate.is_occupied() {
             return None;
         }
-        self.core.record.running.stuck(&self.core.node)
+        self.core.record.running.stuck(self.core.ino(), self.core.node.name())
     }
-}
-
-/// A panic that was caught; its message has been printed by the panic hook.
-pub(crate) struct Panicked;
-
-/// Runs user code; a panic in it ends here.
-#[cfg(feature = "std")]
-#[inline]
-pub(crate) fn contain<R>(body: impl FnOnce() -> R) -> Result<R, Panicked> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).map_err(|_| Panicked)
-}
-
-/// Runs user code; without `std` a panic does not come back.
-#[cfg(not(feature = "std"))]
-#[inline]
-pub(crate) fn contain<R>(body: impl FnOnce() -> R) -> Result<R, Panicked> {
-    Ok(body())
 }

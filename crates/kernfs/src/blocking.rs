@@ -9,8 +9,8 @@ use crate::active::{Ask, Chunk, Outcome};
 use crate::errno::Errno;
 use crate::open::{Mapping, OpenFile, Waiter, copy};
 use crate::ops::Kind;
+use crate::realm::PAGE_SIZE;
 use crate::sync::atomic::Ordering::{Acquire, Release};
-use crate::tree::PAGE_SIZE;
 use crate::wait::{Events, block_on, block_on_until};
 
 impl OpenFile {
@@ -140,7 +140,7 @@ impl OpenFile {
     #[must_use]
     pub fn wait_timeout(&self, interest: Events, timeout: Duration) -> Events {
         let mut waiter = Waiter::new();
-        let clock = self.0.open.core().tree.clock();
+        let clock = &self.0.open.core().realm.clock;
         block_on_until(
             || clock.monotonic(),
             timeout,

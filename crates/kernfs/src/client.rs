@@ -5,19 +5,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::active::{Panicked, contain};
 use crate::dir::{Child, Dir, DirOp, DirOps};
 use crate::drain::Draining;
 use crate::errno::Errno;
-use crate::inside::{Inside, Place};
+use crate::inside::{Inside, Panicked, Place, contain};
 use crate::meta::{
-    Access, Attr, Caller, MAX_XATTR_VALUE, Mode, NodeKind, OpenFlags, SetAttr, Tag, XattrFlags,
-    check_xattr,
+    Access, Attr, Caller, MAX_XATTR_VALUE, Mode, NodeKind, OpenFlags, Operation, SetAttr, Tag,
+    XattrFlags, check_xattr,
 };
 use crate::name::{Name, relative};
 use crate::node::{HIDDEN, Inner, Node, REMOVED, RMDIR};
 use crate::open::OpenFile;
-use crate::ops::{Operation, Ops};
+use crate::ops::Ops;
+use crate::realm::Manners;
 use crate::sever::Owner;
 use crate::sync::assert_unlocked;
 use crate::tree::Shared;
@@ -249,7 +249,7 @@ impl Inode {
         let node = match name {
             b"." => Some(Arc::clone(&self.node)),
             b".." => self.node.parent().or_else(|| Some(Arc::clone(&self.node))),
-            _ if name.len() > self.tree.limits.name => return Err(Errno::ENAMETOOLONG),
+            _ if name.len() > self.tree.realm.limits.name => return Err(Errno::ENAMETOOLONG),
             _ => dir.lookup(self.tag, name),
         };
         node.map(|node| self.other(node)).ok_or(Errno::ENOENT)
@@ -403,7 +403,7 @@ impl Inode {
             return Err(Errno::EINVAL);
         }
         self.check_access(caller, access)?;
-        if self.tree.has_sysfs_manners() {
+        if self.tree.realm.manners == Manners::Sysfs {
             self.check_directions(access)?;
         }
         let caller = caller.nonblocking(flags.contains(OpenFlags::NONBLOCK));
@@ -437,7 +437,7 @@ impl Inode {
             return Err(Errno::EEXIST);
         }
         self.check_access(caller, Access::WRITE | Access::EXEC)?;
-        let name = Name::new(name, self.tree.limits.name)?;
+        let name = Name::new(name, self.tree.realm.limits.name)?;
         let op = DirOp { caller, mode };
         self.call(&self.node, Operation::Mkdir, caller, |ops| ops.mkdir(&self.as_dir(), &name, &op))
     }
@@ -496,7 +496,7 @@ impl Inode {
         }
         to.node.dir()?;
         to.check_access(caller, Access::WRITE | Access::EXEC)?;
-        let new_name = Name::new(new_name.as_ref(), self.tree.limits.name)?;
+        let new_name = Name::new(new_name.as_ref(), self.tree.realm.limits.name)?;
         let op = DirOp { caller, mode: Mode::new(0) };
         self.call(&to.node, Operation::Rename, caller, |ops| {
             ops.rename(&self.as_child(&child), &to.as_dir(), &new_name, &op)
@@ -529,7 +529,7 @@ impl Inode {
     }
 
     fn check_xattr(&self, caller: &Caller, name: &[u8], access: Access) -> Result<(), Errno> {
-        check_xattr(caller, name, self.tree.user_xattrs, access)?;
+        check_xattr(caller, name, self.tree.realm.user_xattrs, access)?;
         if name.starts_with(b"user.") {
             self.check_access(caller, access)?;
         }
@@ -561,8 +561,10 @@ impl Inode {
         // Sharers never wait for each other, so that a refusal means that it is closed.
         let pass = dir.gate.enter_shared().map_err(|_| Errno::ENODEV)?;
         dir.running.start(operation, caller);
-        let inside =
-            Inside::enter(Place { tree: self.tree.id(), object: Arc::as_ptr(within) as usize });
+        let inside = Inside::enter(Place {
+            tree: self.tree.realm.id(),
+            object: Arc::as_ptr(within) as usize,
+        });
         assert_unlocked();
         let result = contain(|| body(&*ops));
         // Before the gate is left, for the remover of the tree drops the last reference.

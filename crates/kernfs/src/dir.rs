@@ -54,7 +54,7 @@ impl Dir {
         let setgid = self.owner.node().meta.lock().mode.bits() & S_ISGID;
         let mode = Mode::new(options.mode.bits() | setgid);
         let gid = options.gid.unwrap_or_else(|| inherited_gid(self.owner.node()));
-        let meta = self.owner.tree().meta(mode, options.uid, gid);
+        let meta = self.owner.tree().realm.meta(mode, options.uid, gid);
         let dir = Inner::Dir(DirNode::new(options.tagged_children));
         add_node(&self.owner, name, options.tag, meta, dir).map(Self::from_owner)
     }
@@ -80,7 +80,7 @@ impl Dir {
             let meta = node.meta.lock();
             (meta.uid, meta.gid)
         };
-        let meta = self.owner.tree().meta(Mode::new(0o777), uid, gid);
+        let meta = self.owner.tree().realm.meta(Mode::new(0o777), uid, gid);
         let link = Inner::Link(Arc::clone(node));
         add_node(&self.owner, name, tag, meta, link).map(|owner| Link { owner })
     }
@@ -162,7 +162,7 @@ impl Dir {
     }
 
     fn name_of(&self, name: &[u8]) -> Result<Name, Errno> {
-        Name::new(name, self.owner.tree().limits.name)
+        Name::new(name, self.owner.tree().realm.limits.name)
     }
 
     fn attach_tagged(&self, name: &[u8], dir: &Self, tag: Option<Tag>) -> Result<(), Errno> {

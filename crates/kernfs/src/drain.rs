@@ -13,14 +13,12 @@ use core::task::{Context, Poll};
 use crate::errno::Errno;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::inside;
-use crate::meta::Caller;
+use crate::meta::{Caller, Operation};
 use crate::name::Name;
-use crate::node::Node;
-use crate::ops::Operation;
+use crate::realm::Realm;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, assert_unlocked};
-use crate::tree::Shared;
 use crate::wait::WaitQueue;
 
 /// A removal that has been decided and is waited for; gives the driver back when it is done.
@@ -33,7 +31,7 @@ use crate::wait::WaitQueue;
 pub struct Draining<T = ()> {
     /// `None` where nothing was to be waited for.
     drain: Option<Arc<Drain>>,
-    tree: Arc<Shared>,
+    realm: Arc<Realm>,
     /// The owner's driver: the last reference once the drain is done. `None` when it was taken.
     driver: Option<Arc<T>>,
     /// Drivers that were kept by their directories; dropped by the waiter, after the drain.
@@ -48,12 +46,12 @@ impl<T: Send + Sync> Kept for T {}
 
 impl<T> Draining<T> {
     pub(crate) fn new(
-        tree: Arc<Shared>,
+        realm: Arc<Realm>,
         drain: Option<Arc<Drain>>,
         driver: Arc<T>,
         kept: Vec<Arc<dyn Kept>>,
     ) -> Self {
-        Self { drain, tree, driver: Some(driver), kept, key: None }
+        Self { drain, realm, driver: Some(driver), kept, key: None }
     }
 
     /// Tells whether everything has come to rest.
@@ -75,7 +73,7 @@ impl<T> Draining<T> {
     #[cfg(any(feature = "std", loom, shuttle))]
     pub fn wait(mut self) -> Result<T, NotDrained<T>> {
         if !self.is_done() {
-            if inside::tree(self.tree.id()) {
+            if inside::tree(self.realm.id()) {
                 return Err(NotDrained::new(Errno::EDEADLK, self));
             }
             crate::wait::block_on(|cx| self.poll_done(cx));
@@ -93,11 +91,11 @@ impl<T> Draining<T> {
     #[cfg(any(feature = "std", loom, shuttle))]
     pub fn wait_timeout(mut self, timeout: core::time::Duration) -> Result<T, NotDrained<T>> {
         if !self.is_done() {
-            if inside::tree(self.tree.id()) {
+            if inside::tree(self.realm.id()) {
                 return Err(NotDrained::new(Errno::EDEADLK, self));
             }
-            let tree = Arc::clone(&self.tree);
-            let now = || tree.clock().monotonic();
+            let clock = Arc::clone(&self.realm.clock);
+            let now = || clock.monotonic();
             if crate::wait::block_on_until(now, timeout, |cx| self.poll_done(cx)).is_none() {
                 return Err(NotDrained::new(Errno::ETIMEDOUT, self));
             }
@@ -120,7 +118,7 @@ impl<T> Draining<T> {
     {
         let mut kept = core::mem::take(&mut self.kept);
         kept.extend(self.driver.take().map(|driver| driver as Arc<dyn Kept>));
-        Draining::new(Arc::clone(&self.tree), self.drain.clone(), Arc::new(()), kept)
+        Draining::new(Arc::clone(&self.realm), self.drain.clone(), Arc::new(()), kept)
     }
 
     /// Waits even inside an operation, for the end of a scope, which was not begun inside of one.
@@ -282,11 +280,11 @@ impl Running {
         }
     }
 
-    pub(crate) fn stuck(&self, node: &Node) -> Option<Stuck> {
+    pub(crate) fn stuck(&self, ino: u64, name: Name) -> Option<Stuck> {
         let what = self.what.load(Relaxed);
         Some(Stuck {
-            ino: node.ino(),
-            name: node.name(),
+            ino,
+            name,
             operation: Operation::from_raw((what & 0xff) as u8)?,
             pid: (what >> 8) as u32,
             uid: self.uid.load(Relaxed),

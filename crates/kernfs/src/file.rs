@@ -15,8 +15,9 @@ use crate::meta::{Caller, Mode, OpenFlags, SetAttr, Tag};
 use crate::name::Name;
 use crate::node::{HIDDEN, Inner, Node, REMOVED};
 use crate::ops::FileOps;
+use crate::realm::{Manners, PAGE_SIZE, WriteLimit};
 use crate::sever::{self, Owner};
-use crate::tree::{PAGE_SIZE, Shared};
+use crate::tree::Shared;
 
 /// A file and its driver `T`, in the hands of the owner.
 ///
@@ -86,7 +87,7 @@ impl<T> File<T> {
     /// that were closed.
     pub fn hide(&self) -> Draining {
         let (drain, kept) = sever::hide(self.owner.tree(), self.owner.node());
-        Draining::new(Arc::clone(self.owner.tree()), drain, Arc::new(()), kept)
+        Draining::new(Arc::clone(&self.owner.tree().realm), drain, Arc::new(()), kept)
     }
 
     /// Makes a hidden file visible again (`kernfs_show(kn, true)`); what was open stays dead.
@@ -325,27 +326,6 @@ impl From<Mode> for FileOptions {
     }
 }
 
-/// How much one write(2) may bring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteLimit {
-    /// That many bytes arrive in one call; more is E2BIG and nothing happens
-    /// (`atomic_write_len`).
-    Atomic(usize),
-    /// The first page arrives, and write(2) tells so (sysfs).
-    Page,
-}
-
-impl WriteLimit {
-    /// Returns how many bytes of a write are to be passed on.
-    pub(crate) fn admit(self, len: usize) -> Result<usize, Errno> {
-        match self {
-            Self::Atomic(limit) if len > limit => Err(Errno::E2BIG),
-            Self::Atomic(_) => Ok(len),
-            Self::Page => Ok(len.min(PAGE_SIZE)),
-        }
-    }
-}
-
 /// Adds a file without knowing the type of its driver.
 pub(crate) fn add(
     dir: &Owner,
@@ -354,8 +334,8 @@ pub(crate) fn add(
     driver: Arc<dyn crate::ops::AnyDriver>,
 ) -> Result<Owner, Errno> {
     let tree = dir.tree();
-    let name = Name::new(name, tree.limits.name)?;
-    let sysfs = tree.has_sysfs_manners();
+    let name = Name::new(name, tree.realm.limits.name)?;
+    let sysfs = tree.realm.manners == Manners::Sysfs;
     let size = options.size.unwrap_or(if sysfs { PAGE_SIZE as u64 } else { 0 });
     let limit = options.write_limit.unwrap_or(if sysfs {
         WriteLimit::Page
@@ -363,7 +343,7 @@ pub(crate) fn add(
         WriteLimit::Atomic(PAGE_SIZE)
     });
     let gid = options.gid.unwrap_or_else(|| crate::dir::inherited_gid(dir.node()));
-    let meta = tree.meta(options.mode, options.uid, gid);
+    let meta = tree.realm.meta(options.mode, options.uid, gid);
     let file = Inner::File(crate::node::FileNode::new(driver, size, limit));
     crate::dir::add_node(dir, name, options.tag, meta, file)
 }
@@ -380,7 +360,7 @@ pub(crate) fn rename(owner: &Owner, to: &Dir, name: &[u8], tag: Option<Tag>) -> 
     if !Arc::ptr_eq(tree, to.owner().tree()) {
         return Err(Errno::EXDEV);
     }
-    tree.rename(owner.node(), to.owner().node(), Name::new(name, tree.limits.name)?, tag)
+    tree.rename(owner.node(), to.owner().node(), Name::new(name, tree.realm.limits.name)?, tag)
 }
 
 pub(crate) fn set_attr(owner: &Owner, set: &SetAttr) {

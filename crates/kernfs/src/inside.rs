@@ -1,4 +1,5 @@
-//! Which operations this thread is inside of: turns self-deadlock into EDEADLK.
+//! Running user code: which operations this thread is inside of, which turns self-deadlock into
+//! EDEADLK, and panics, which end here.
 //!
 //! Without `std` there are no threads to ask about, nor blocking waits that could deadlock.
 
@@ -85,4 +86,21 @@ pub(crate) fn tree(tree: usize) -> bool {
 /// Tells whether this thread is inside an operation on the object.
 pub(crate) fn object(object: usize) -> bool {
     imp::any(|place| place.object == object)
+}
+
+/// A panic that was caught; its message has been printed by the panic hook.
+pub(crate) struct Panicked;
+
+/// Runs user code; a panic in it ends here.
+#[cfg(feature = "std")]
+#[inline]
+pub(crate) fn contain<R>(body: impl FnOnce() -> R) -> Result<R, Panicked> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).map_err(|_| Panicked)
+}
+
+/// Runs user code; without `std` a panic does not come back.
+#[cfg(not(feature = "std"))]
+#[inline]
+pub(crate) fn contain<R>(body: impl FnOnce() -> R) -> Result<R, Panicked> {
+    Ok(body())
 }

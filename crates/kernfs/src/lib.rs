@@ -108,6 +108,8 @@ mod changes;
 
 mod seq;
 
+mod realm;
+
 mod meta;
 
 mod name;
@@ -130,21 +132,22 @@ pub use client::{Client, DirEntry, Inode, MAX_LINKS, OpenDir, PATH_MAX};
 pub use dir::{Child, Dir, DirOp, DirOps, DirOptions, Link, Target};
 pub use drain::{Draining, NotDrained, Stuck};
 pub use errno::{Errno, Rejected};
-pub use file::{File, FileOptions, Holder, Notifier, WriteLimit};
+pub use file::{File, FileOptions, Holder, Notifier};
 #[cfg(feature = "std")]
 pub use meta::SystemClock;
 pub use meta::{
     Access, Attr, Caller, Capability, Clock, MAX_USER_XATTR_BYTES, MAX_USER_XATTRS, MAX_XATTR_NAME,
-    MAX_XATTR_VALUE, Mode, NodeKind, OpenFlags, SetAttr, StoppedClock, Tag, Timestamp, XattrFlags,
+    MAX_XATTR_VALUE, Mode, NodeKind, OpenFlags, Operation, SetAttr, StoppedClock, Tag, Timestamp,
+    XattrFlags,
 };
 pub use name::Name;
 pub use open::{Mapping, OpenFile, Waiter};
 pub use ops::{
-    FileOps, Kind, MapOp, OpenOp, Operation, Ops, ReadOp, ReadShared, ReadyBy, Reply, Show,
-    WriteOp, show,
+    FileOps, Kind, MapOp, OpenOp, Ops, ReadOp, ReadShared, ReadyBy, Reply, Show, WriteOp, show,
 };
+pub use realm::{Limits, Manners, PAGE_SIZE, WriteLimit};
 #[cfg(any(feature = "std", loom, shuttle))]
 pub use scope::Scope;
 pub use seq::{Seq, SeqOps, SeqState};
-pub use tree::{Limits, Manners, PAGE_SIZE, ROOT_INO, Tree, TreeBuilder, Usage};
+pub use tree::{ROOT_INO, Tree, TreeBuilder, Usage};
 pub use wait::{Events, Readiness};

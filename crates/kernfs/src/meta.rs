@@ -1,4 +1,5 @@
-//! Who asks, and what a node tells about itself: callers, modes, times, extended attributes.
+//! Who asks for what, and what a node tells about itself: callers, modes, times, extended
+//! attributes.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -128,6 +129,56 @@ bitflags! {
         const READ_WRITE = 3;
         /// Operations must not wait (`O_NONBLOCK`).
         const NONBLOCK = 4;
+    }
+}
+
+/// What is being done to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names of system calls")]
+pub enum Operation {
+    Open = 1,
+    Read,
+    Write,
+    Mmap,
+    Release,
+    Mkdir,
+    Rmdir,
+    Rename,
+    Unlink,
+}
+
+impl Operation {
+    const ALL: [Self; 9] = [
+        Self::Open,
+        Self::Read,
+        Self::Write,
+        Self::Mmap,
+        Self::Release,
+        Self::Mkdir,
+        Self::Rmdir,
+        Self::Rename,
+        Self::Unlink,
+    ];
+
+    pub(crate) fn from_raw(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|&operation| operation as u8 == raw)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Mmap => "mmap",
+            Self::Release => "release",
+            Self::Mkdir => "mkdir",
+            Self::Rmdir => "rmdir",
+            Self::Rename => "rename",
+            Self::Unlink => "unlink",
+        })
     }
 }
 

@@ -13,11 +13,11 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use crate::active::{AnyOpen, OpenCore};
 use crate::drain::{Busy, Drain, Running, Stuck};
 use crate::errno::Errno;
-use crate::file::WriteLimit;
 use crate::gate::{Gate, Live};
 use crate::meta::{Caller, Meta, NodeKind, OpenFlags, Tag, Timestamp};
 use crate::name::Name;
 use crate::ops::{AnyDriver, Ops};
+use crate::realm::WriteLimit;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Mutex, RwLock};
@@ -173,7 +173,7 @@ impl Node {
         flags: OpenFlags,
     ) -> Result<Arc<dyn AnyOpen>, Errno> {
         let file = self.file()?;
-        tree.count_open()?;
+        tree.realm.count_open()?;
         let result = file.insert(|driver, key| {
             Arc::clone(driver).prepare(OpenCore::new(tree, self, caller, flags, key))
         });
@@ -186,7 +186,7 @@ impl Node {
                 Err(errno)
             }
         });
-        opened.inspect_err(|_| tree.uncount_open())
+        opened.inspect_err(|_| tree.realm.uncount_open())
     }
 
     /// Ends an open file: its last descriptor is gone.
@@ -198,7 +198,7 @@ impl Node {
         }
         open.core().ready.kill();
         open.core().closed();
-        tree.uncount_open();
+        tree.realm.uncount_open();
     }
 
     /// Counts an event and wakes who waits for it (`kernfs_notify`); nothing once removed.
@@ -221,7 +221,7 @@ impl Busy for Node {
         if !dir.gate.is_occupied() {
             return None;
         }
-        dir.running.stuck(self)
+        dir.running.stuck(self.ino, self.name())
     }
 }
 

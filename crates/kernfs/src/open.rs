@@ -15,9 +15,9 @@ use crate::client::Inode;
 use crate::errno::Errno;
 use crate::meta::{Caller, OpenFlags};
 use crate::ops::{Kind, MapOp, Ops, Pending, ReadyBy, Slot};
+use crate::realm::PAGE_SIZE;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Release;
-use crate::tree::PAGE_SIZE;
 use crate::wait::Events;
 
 /// An open file of a client; its clones are duplicates of one descriptor (dup(2)).

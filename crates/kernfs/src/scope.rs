@@ -44,7 +44,7 @@ impl Dir {
         body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> R,
     ) -> Result<R, Errno> {
         let tree = self.owner().tree();
-        if inside::tree(tree.id()) {
+        if inside::tree(tree.realm.id()) {
             return Err(Errno::EDEADLK);
         }
         let scope = Scope {

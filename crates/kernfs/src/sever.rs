@@ -54,7 +54,7 @@ impl Owner {
     pub(crate) fn sever<T>(mut self, driver: Arc<T>) -> Draining<T> {
         self.armed = false;
         let (drain, kept) = remove(&self.tree, &self.node);
-        Draining::new(Arc::clone(&self.tree), drain, driver, kept)
+        Draining::new(Arc::clone(&self.tree.realm), drain, driver, kept)
     }
 }
 
@@ -168,7 +168,7 @@ fn unlink(tree: &Shared, top: &Arc<Node>) {
         (place.parent.clone(), place.name.clone(), place.tag)
     };
     if let Some(Inner::Dir(dir)) = parent.as_ref().map(|parent| parent.inner()) {
-        dir.children.write().remove(tag, &name, top, tree.now());
+        dir.children.write().remove(tag, &name, top, tree.realm.clock.now());
     }
 }
 

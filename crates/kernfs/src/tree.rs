@@ -12,13 +12,14 @@ use crate::drain::Draining;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::drain::NotDrained;
 use crate::errno::Errno;
-use crate::meta::{Caller, Clock, Meta, Mode, SetAttr, Tag, Timestamp};
+use crate::meta::{Caller, Clock, Meta, Mode, SetAttr, Tag};
 use crate::name::Name;
 use crate::node::{DirNode, HIDDEN, Inner, Node, REMOVED};
+use crate::realm::{Limits, Manners, Realm};
 use crate::sever::Owner;
 use crate::sync::Mutex;
-use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
 
 /// A tree of nodes and the root of everything in it; dropping it severs all of it.
 pub struct Tree {
@@ -58,7 +59,7 @@ impl Tree {
     pub fn detached_dir(&self, mode: Mode) -> Dir {
         let shared = self.shared();
         let dir = Inner::Dir(DirNode::new(false));
-        let node = shared.new_node(Name::none(), None, shared.meta(mode, 0, 0), dir);
+        let node = shared.new_node(Name::none(), None, shared.realm.meta(mode, 0, 0), dir);
         shared.publish_id(&node);
         Dir::from_owner(Owner::new(shared, node))
     }
@@ -91,7 +92,7 @@ impl Tree {
     pub fn usage(&self) -> Usage {
         Usage {
             nodes: self.shared().ids.lock().len(),
-            open_files: self.shared().opens.load(Relaxed),
+            open_files: self.shared().realm.open_files(),
         }
     }
 
@@ -187,21 +188,17 @@ impl TreeBuilder {
     /// Makes the tree.
     #[must_use]
     pub fn build(self) -> Tree {
-        let meta =
-            Meta { mode: self.root_mode, uid: 0, gid: 0, born: self.clock.now(), rare: None };
+        let realm = Realm::new(self.manners, self.limits, self.user_xattrs, self.clock);
+        let meta = realm.meta(self.root_mode, 0, 0);
         let root = Node::new(ROOT_INO, Name::none(), None, meta, Inner::Dir(DirNode::new(false)));
         let root = Arc::new(root);
         let shared = Arc::new(Shared {
+            realm: Arc::new(realm),
             root: Arc::clone(&root),
             structure: Mutex::new(()),
             ids: Mutex::new(HashMap::from_iter([(ROOT_INO, Arc::downgrade(&root))])),
             last_ino: AtomicU64::new(ROOT_INO),
-            opens: AtomicUsize::new(0),
             fronts: Arc::new(Fronts::new()),
-            manners: self.manners,
-            limits: self.limits,
-            user_xattrs: self.user_xattrs,
-            clock: self.clock,
             dir_ops: Mutex::new(self.dir_ops),
         });
         Tree { root: Dir::from_owner(Owner::new(&shared, root)) }
@@ -220,48 +217,9 @@ impl core::fmt::Debug for TreeBuilder {
 /// The inode number of the root directory, as in every kernfs.
 pub const ROOT_INO: u64 = 1;
 
-/// The size of a page in bytes: the most that sysfs reads or writes at once.
-pub const PAGE_SIZE: usize = 4096;
-
-/// Whose manners a tree follows where sysfs and cgroupfs differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manners {
-    /// Text of any size; root opens what it likes; files have size 0 and take writes of up to a
-    /// page at once (E2BIG beyond).
-    Cgroup,
-    /// Text is cut off below a page; opening for a direction that the mode or the driver lacks is
-    /// EACCES even for root (`KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK`); files have size 4096 and take
-    /// the first page of a write.
-    Sysfs,
-}
-
-/// Bounds on what a tree may grow to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The longest name in bytes; beyond: ENAMETOOLONG.
-    pub name: usize,
-    /// The most directories above a node; beyond: ENAMETOOLONG, as for a path over PATH_MAX.
-    pub depth: usize,
-    /// The longest text of a file in bytes; beyond: ENOMEM, as when `seq_file` finds no buffer.
-    pub text: usize,
-    /// The most open files at once; beyond: ENFILE.
-    pub open_files: usize,
-}
-
-impl Limits {
-    /// PATH_MAX less the slash for a name, half of PATH_MAX for the depth, since each level takes a
-    /// slash and a byte; `KMALLOC_MAX_SIZE` for text; the usual `file-max` order for open files.
-    pub const DEFAULT: Self = Self { name: 4095, depth: 2048, text: 4 << 20, open_files: 1 << 20 };
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
 /// What all handles of a tree share.
 pub(crate) struct Shared {
+    pub(crate) realm: Arc<Realm>,
     pub(crate) root: Arc<Node>,
     /// The tree lock: held for each change of structure, and around at most one lock of a node;
     /// only a rename between directories locks two lists of children, which nobody else does.
@@ -269,12 +227,7 @@ pub(crate) struct Shared {
     /// Nodes by inode number, removed ones excluded.
     ids: Mutex<HashMap<u64, Weak<Node>>>,
     last_ino: AtomicU64,
-    opens: AtomicUsize,
     pub(crate) fronts: Arc<Fronts>,
-    manners: Manners,
-    pub(crate) limits: Limits,
-    pub(crate) user_xattrs: bool,
-    clock: Arc<dyn Clock>,
     /// `None` once the root was removed, whoever still refers to the tree.
     dir_ops: Mutex<Option<Arc<dyn DirOps>>>,
 }
@@ -288,56 +241,10 @@ impl Shared {
         self.dir_ops.lock().take()
     }
 
-    /// Identifies the tree while anybody refers to it.
-    #[inline]
-    pub(crate) fn id(&self) -> usize {
-        &raw const *self as usize
-    }
-
-    #[cfg(any(feature = "std", loom, shuttle))]
-    pub(crate) fn clock(&self) -> &dyn Clock {
-        &*self.clock
-    }
-
-    pub(crate) fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    pub(crate) fn has_sysfs_manners(&self) -> bool {
-        self.manners == Manners::Sysfs
-    }
-
     /// Runs `change` under the tree lock.
     pub(crate) fn locked<R>(&self, change: impl FnOnce() -> R) -> R {
         let _structure = self.structure.lock();
         change()
-    }
-
-    /// Holds rendered text to the limits.
-    #[inline]
-    pub(crate) fn check_text(&self, text: &mut Vec<u8>) -> Result<(), Errno> {
-        if self.manners == Manners::Sysfs {
-            text.truncate(PAGE_SIZE - 1);
-        } else if text.len() > self.limits.text {
-            return Err(Errno::ENOMEM);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn count_open(&self) -> Result<(), Errno> {
-        if self.opens.fetch_add(1, AcqRel) >= self.limits.open_files {
-            self.uncount_open();
-            return Err(Errno::ENFILE);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn uncount_open(&self) {
-        self.opens.fetch_sub(1, AcqRel);
-    }
-
-    pub(crate) fn meta(&self, mode: Mode, uid: u32, gid: u32) -> Meta {
-        Meta { mode, uid, gid, born: self.now(), rare: None }
     }
 
     pub(crate) fn new_node(
@@ -471,7 +378,7 @@ impl Shared {
                 refuse_cycle(to, node)?;
                 self.check_depth(to, height(node))?;
             }
-            let now = self.now();
+            let now = self.realm.clock.now();
             let from_dir = from.dir()?;
             let seq = if same_dir {
                 let mut children = dir.children.write();
@@ -510,7 +417,7 @@ impl Shared {
         caller: &Caller,
         set: &SetAttr,
     ) -> Result<(), Errno> {
-        let now = self.now();
+        let now = self.realm.clock.now();
         node.meta.lock().set(caller, set, now)?;
         if let (Some(_), Inner::Dir(dir)) = (set.mtime, node.inner()) {
             // What was set holds until the next change of the children.
@@ -533,7 +440,7 @@ impl Shared {
         let seq = {
             let mut children = dir.children.write();
             children.check(tag, &name)?;
-            children.insert(name, tag, node, None, self.now())
+            children.insert(name, tag, node, None, self.realm.clock.now())
         };
         let mut place = node.place.lock();
         place.parent = Some(Arc::clone(parent));
@@ -549,7 +456,7 @@ impl Shared {
             depth += 1;
             above = node.parent();
         }
-        if depth > self.limits.depth {
+        if depth > self.realm.limits.depth {
             return Err(Errno::ENAMETOOLONG);
         }
         Ok(())
