@@ -21,7 +21,7 @@ impl FrontEnd for Front {
         let ack = Arc::new(ack);
         let (Change::Removed(top) | Change::Hidden(top)) = severed.change else { return };
         for handle in self.fs.handles.severed(severed.inos()) {
-            handle.hold(&ack);
+            handle.finish_reads(&ack);
         }
         let Some(notifier) = self.fs.notifier() else { return };
         // The wakers of pollers have run, so that this is behind their notifications. Nobody has

@@ -152,7 +152,8 @@ impl Fs {
         let parked = handle.park();
         let work =
             poll_fn(move |cx| handle.file.poll_read_vec(cx, &mut waiter, &caller, size, offset));
-        answer_when_done(reply, work, move |reply, done| {
+        let turn = Arc::clone(&parked.turn);
+        answer_when_done(reply, &turn, work, move |reply, done| {
             answer_data(reply, done);
             drop(parked);
         });
@@ -175,7 +176,7 @@ impl Fs {
         let (data, offset) = (op.data.to_vec(), op.offset);
         let work =
             poll_fn(move |cx| handle.file.poll_write_at(cx, &mut waiter, &caller, &data, offset));
-        answer_when_done(reply, work, answer_written);
+        answer_when_done(reply, &Arc::default(), work, answer_written);
     }
 
     fn set_attr(&self, request: &Request, op: &op::SetAttr) -> Result<(), Errno> {
@@ -221,7 +222,7 @@ impl Fs {
                     draining.await;
                     news::taken(owed).await;
                 };
-                answer_when_done(reply, work, |reply, ()| reply.ok());
+                answer_when_done(reply, &Arc::default(), work, |reply, ()| reply.ok());
             }
             Err(errno) => reply.error(errno),
         }

@@ -8,6 +8,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use fuse_session::Notifier;
 use kernfs::{Ack, Events, OpenDir, OpenFile, Waiter};
 
+use crate::news;
+use crate::parked::Turn;
+
 /// What is open, by the handle that the kernel was given.
 pub(crate) struct Handles {
     files: RwLock<Files>,
@@ -110,7 +113,7 @@ pub(crate) struct FileHandle {
 /// Reads that have not been answered, and who wants to know when all have been.
 #[derive(Default)]
 struct Parked {
-    reads: usize,
+    reads: Vec<Arc<Turn>>,
     acks: Vec<Arc<Ack>>,
 }
 
@@ -137,29 +140,42 @@ impl FileHandle {
         }
     }
 
-    /// Counts a read that is parked until the returned guard is dropped.
+    /// Notes a read that is parked until the returned guard is dropped.
     pub(crate) fn park(self: &Arc<Self>) -> ParkedRead {
-        lock(&self.parked).reads += 1;
-        ParkedRead(Arc::clone(self))
+        let turn = Arc::new(Turn::default());
+        lock(&self.parked).reads.push(Arc::clone(&turn));
+        ParkedRead { handle: Arc::clone(self), turn }
     }
 
-    /// Holds an acknowledgement back until the reads that are parked now are answered.
-    pub(crate) fn hold(&self, ack: &Arc<Ack>) {
-        let mut parked = lock(&self.parked);
-        if parked.reads > 0 {
+    /// Has the reads that are parked answered, after the file was severed, and holds an
+    /// acknowledgement back until they are.
+    ///
+    /// They were woken, and the driver is out of their reach. The pool may be busy with drivers of
+    /// other files, for which no removal is to wait.
+    pub(crate) fn finish_reads(&self, ack: &Arc<Ack>) {
+        let turns = {
+            let mut parked = lock(&self.parked);
+            if parked.reads.is_empty() {
+                return;
+            }
             parked.acks.push(Arc::clone(ack));
-        }
+            parked.reads.clone()
+        };
+        news::apart(|| turns.iter().for_each(|turn| turn.take()));
     }
 }
 
 /// A read that is not answered yet.
-pub(crate) struct ParkedRead(Arc<FileHandle>);
+pub(crate) struct ParkedRead {
+    handle: Arc<FileHandle>,
+    pub(crate) turn: Arc<Turn>,
+}
 
 impl Drop for ParkedRead {
     fn drop(&mut self) {
-        let mut parked = lock(&self.0.parked);
-        parked.reads -= 1;
-        if parked.reads == 0 {
+        let mut parked = lock(&self.handle.parked);
+        parked.reads.retain(|turn| !Arc::ptr_eq(turn, &self.turn));
+        if parked.reads.is_empty() {
             let acks = std::mem::take(&mut parked.acks);
             drop(parked);
             drop(acks);

@@ -29,6 +29,13 @@ pub(crate) fn take() -> Vec<Completed> {
     OWED.take()
 }
 
+/// Runs what belongs to other operations than the one on this thread, if there is one.
+pub(crate) fn apart(others: impl FnOnce()) {
+    let owed = take();
+    others();
+    OWED.set(owed);
+}
+
 /// Answers when the kernel has all that it is owed.
 pub(crate) fn answer_after<K: 'static>(
     reply: Reply<K>,

@@ -17,6 +17,7 @@ use fuse_session::{Errno, Parked, Reply};
 /// is delivered, and not lost.
 pub(crate) fn answer_when_done<K: 'static, T: Send + 'static>(
     reply: Reply<K>,
+    turn: &Arc<Turn>,
     work: impl Future<Output = T> + Send + 'static,
     answer: impl FnOnce(Reply<K>, T) + Send + 'static,
 ) {
@@ -66,7 +67,8 @@ pub(crate) fn answer_when_done<K: 'static, T: Send + 'static>(
             },
         }
     });
-    let (runnable, task) = async_task::spawn(run, schedule);
+    let turn = Arc::clone(turn);
+    let (runnable, task) = async_task::spawn(run, move |runnable| turn.give(runnable));
     call.started(task);
     drop(call);
     runnable.run();
@@ -74,7 +76,8 @@ pub(crate) fn answer_when_done<K: 'static, T: Send + 'static>(
 
 /// Runs something to its end, whatever happens.
 pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
-    let (runnable, task) = async_task::spawn(work, schedule);
+    let turn = Arc::new(Turn::default());
+    let (runnable, task) = async_task::spawn(work, move |runnable| turn.give(runnable));
     task.detach();
     runnable.run();
 }
@@ -160,6 +163,28 @@ fn poll<F: Future>(work: Option<&mut Pin<Box<F>>>, cx: &mut Context<'_>) -> Poll
     work.map_or(Poll::Pending, |work| work.as_mut().poll(cx))
 }
 
-fn schedule(runnable: Runnable) {
-    blocking::unblock(move || runnable.run()).detach();
+/// The next poll of some work that was woken: for the pool, or for who cannot wait for the pool.
+#[derive(Default)]
+pub(crate) struct Turn(Mutex<Option<Runnable>>);
+
+impl Turn {
+    fn give(self: &Arc<Self>, runnable: Runnable) {
+        let before = self.lock().replace(runnable);
+        // There is one at a time: the task is woken anew only when it has run.
+        debug_assert!(before.is_none());
+        let turn = Arc::clone(self);
+        blocking::unblock(move || turn.take()).detach();
+    }
+
+    /// Runs the work here and now, if it was woken and nobody has got to it.
+    pub(crate) fn take(&self) {
+        let runnable = self.lock().take();
+        if let Some(runnable) = runnable {
+            runnable.run();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Runnable>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -12,7 +12,7 @@ use std::thread;
 
 use kernfs::{Errno as Kernfs, FileOps, Mode, OpenOp, ReadOp, Tree, WriteOp, show};
 use rustix::io::Errno;
-use support::drivers::{Door, Knob};
+use support::drivers::{Door, Events, Knob, Slow};
 use support::sys::{self, Stalled};
 use support::{Mounted, errno, eventually};
 
@@ -256,4 +256,37 @@ fn readers_of_one_open_file_take_turns() {
             });
         }
     });
+}
+
+/// Set where the pool that wakes sleepers has one thread.
+const ONE_THREAD: &str = "BLOCKING_MAX_THREADS";
+
+#[test]
+fn a_removal_does_not_wait_for_drivers_of_other_files() {
+    if std::env::var_os(ONE_THREAD).is_none() {
+        let name = "a_removal_does_not_wait_for_drivers_of_other_files";
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", name, "--nocapture"]).env(ONE_THREAD, "1");
+        assert!(again.status().unwrap().success());
+        return;
+    }
+    let tree = Tree::new();
+    let slow = tree.root().add_file("slow", Mode::RO, Slow::default()).unwrap();
+    let events = tree.root().add_file("events", Mode::RO, Events::default()).unwrap();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    let reader = |name| {
+        let file = File::open(mount.at(name)).unwrap();
+        thread::spawn(move || (&file).read(&mut [0; 9]))
+    };
+    let (busy, sleeper) = (reader("slow"), reader("events"));
+    eventually("both to sleep", || mount.stats().parked == 2);
+    slow.queue.lock().unwrap().push_back(b"x".into());
+    slow.notify();
+    eventually("the driver to have the thread", || slow.door.waiting() == 1);
+    let remover = thread::spawn(move || events.remove().map(drop).map_err(|error| error.errno()));
+    eventually("the removal", || remover.is_finished());
+    assert_eq!(errno(sleeper.join().unwrap()), Errno::NODEV);
+    slow.door.open();
+    assert_eq!(busy.join().unwrap().unwrap(), 1);
+    remover.join().unwrap().unwrap();
 }
