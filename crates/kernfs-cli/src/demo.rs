@@ -3,29 +3,66 @@
 // In the order in which to read them.
 pub(crate) mod source;
 
+mod moment;
+
 mod ledger;
 
 mod device;
 
-mod holders;
+mod role;
+
+mod answer;
+
+mod line;
+
+mod ground;
+
+mod in_process;
+
+pub(crate) mod process;
+
+mod asleep;
+
+mod holder;
+
+pub(crate) mod reach;
 
 mod promise;
 
 pub(crate) mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kernfs::{Caller, Client, Draining, Errno, Mode, OpenFlags, Stuck, Tree};
+use kernfs::{Caller, Draining, Errno, Mode, Stuck, Tree};
 
-use self::device::{DEVICE, Device, Drivers, EVENTS, Events, FIRST_EVENT};
-use self::holders::{Answer, Ground, Holder, Role};
+use self::answer::Answer;
+use self::device::{DEVICE, Device, Drivers, EVENTS, Events};
+use self::ground::Ground;
+use self::holder::Holder;
 use self::ledger::{Balance, Ledger};
+use self::line::Command;
+use self::moment::Moment;
+use self::reach::{Reach, Wanted};
 use self::report::Report;
+use self::role::{Phase, Role};
 use self::source::Source;
+use crate::belongings::Belongings;
 use crate::watchdog::Stage;
+
+/// What to demonstrate.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The directory to copy.
+    pub(crate) from: Option<PathBuf>,
+    /// How holders are to reach the copy.
+    pub(crate) wanted: Wanted,
+    /// Stop when everybody holds, until a signal comes; for tests.
+    pub(crate) pause: bool,
+}
 
 /// How long everybody may take to take hold.
 const HOLD_LIMIT: Duration = Duration::from_secs(10);
@@ -39,38 +76,47 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// [`WrongInput`](source::WrongInput); or the demo could not be finished. That the promise did not
-/// hold is no error but in the report.
-pub(crate) fn run(from: Option<&Path>, stage: &Stage) -> Result<Report> {
+/// [`WrongInput`](source::WrongInput) or [`WrongMount`](reach::WrongMount); or the demo could not
+/// be finished. That the promise did not hold is no error but in the report.
+pub(crate) fn run(options: &Options, belongings: &Belongings, stage: &Stage) -> Result<Report> {
     stage.enter("reading the directory");
-    let source = match from {
+    let source = match &options.from {
         Some(dir) => Source::read(dir)?,
         None => Source::default_input(),
     };
-    let copied = source.summary();
+    let (copied, root) = (source.summary(), source.root.clone());
     let device = Device::serve(source).context("cannot serve the copy")?;
 
+    let slow = Arc::clone(device.slow());
+    belongings.release_at_end(move || slow.severing.open());
+
+    stage.enter("mounting");
+    let reach = Reach::open(&device.tree, &options.wanted, root.as_deref(), belongings)?;
+
     stage.enter("waiting for holders to take hold");
-    let client = device.tree.client(Caller::new(0, 0, std::process::id()));
-    let ground = ground(&device, &client)?;
-    let holders = take_hold(&device, &ground)?;
+    let ground = ground(&device, &reach)?;
+    let mut holders = take_hold(&device, &ground, &reach, belongings)?;
+    if options.pause {
+        stage.enter("pausing");
+        pause();
+    }
 
     stage.enter("waiting for the removal");
-    let (removal, tree, events) = sever(device, &ground, &holders)?;
+    let (removal, tree, events) = sever(device, &ground, &mut holders)?;
 
     stage.enter("asking the holders");
     let rows = ask(&holders, &removal);
-    let dead_after = dead_descriptors(&holders);
+    let dead_after = dead(&mut holders, Phase::Gone).len();
 
     stage.enter("serving the same names again");
-    let reuse = reuse_names(&tree, &client, events, &holders)?;
+    let reuse = reuse_names(&tree, events, &mut holders)?;
 
     stage.enter("closing what the holders hold");
     let until = Instant::now() + ANSWER_LIMIT;
     holders.into_iter().for_each(|holder| holder.close(until));
-    let end = removal.ledger.balance();
-    let left_open = tree.usage().open_files;
-    Ok(Report::new(copied, rows, &Facts { removal, dead_after, reuse, end, left_open }))
+    let (end, left_open) = balance_once_closed(&tree, &removal.ledger, until);
+    let facts = Facts { removal, dead_after, reuse, end, left_open };
+    Ok(Report::new(copied, reach, rows, &facts))
 }
 
 /// All that was observed, to be held against the promise.
@@ -87,7 +133,7 @@ pub(crate) struct Facts {
 
 /// A removal and the state of affairs at the moment when it returned.
 pub(crate) struct Removal {
-    begun: Instant,
+    begun: Moment,
     /// How long `sever` took.
     severed: Duration,
     /// How long all of it took.
@@ -108,9 +154,9 @@ pub(crate) struct Removal {
 
 /// What became of old descriptors when their names lived again.
 pub(crate) struct Reuse {
-    /// The driver served new clients, and came back once more.
+    /// The driver served who came by its name, and came back once more.
     served: bool,
-    /// How many holders are still refused, though the names are back.
+    /// How many of the others are still refused, though the names are back.
     dead: usize,
     /// A file that was hidden and shown again stayed dead for who had it open.
     dead_when_shown: bool,
@@ -119,6 +165,7 @@ pub(crate) struct Reuse {
 /// A line of the table of holders.
 pub(crate) struct Row {
     role: Role,
+    pid: Option<u32>,
     holds: PathBuf,
     expected: Answer,
     /// What it got, and how long after the removal had begun.
@@ -132,41 +179,82 @@ impl Row {
 }
 
 /// Chooses what is held: of one text, the first half is read.
-fn ground(device: &Device, client: &Client) -> Result<Ground> {
+fn ground(device: &Device, reach: &Reach) -> Result<Ground> {
     let (text, len) = device.divisible_text().context("no text that can be read by halves")?;
-    Ok(Ground { client: client.clone(), device: DEVICE.into(), text, half: len / 2 })
+    Ok(Ground {
+        client: device.tree.client(Caller::new(0, 0, std::process::id())),
+        device: DEVICE.into(),
+        mount: reach.mounted_on.as_ref().map(|dir| dir.join(DEVICE)),
+        text,
+        half: len / 2,
+    })
 }
 
 /// Lets everybody take hold, and returns when all have.
-fn take_hold(device: &Device, ground: &Ground) -> Result<Vec<Holder>> {
-    let holders = Role::ALL.into_iter().map(|role| Holder::start(role, ground));
+fn take_hold(
+    device: &Device,
+    ground: &Ground,
+    reach: &Reach,
+    belongings: &Belongings,
+) -> Result<Vec<Holder>> {
+    let roles = reach.roles().iter();
+    let holders = roles.map(|&(role, place)| Holder::start(role, place, ground, belongings));
     let holders = holders.collect::<Result<Vec<_>>>()?;
     for holder in &holders {
         holder.wait_until_it_holds(HOLD_LIMIT)?;
     }
     ensure!(device.slow().inside.wait(HOLD_LIMIT), "no reader came to the slow driver in time");
+    if reach.mounted_on.is_some() {
+        let blocked = eventually(HOLD_LIMIT, || belongings.parked_requests() > 0);
+        ensure!(blocked, "no read was blocked in the mount in time");
+    }
     Ok(holders)
+}
+
+/// Waits for what nobody tells of; says whether it came true in time.
+fn eventually(limit: Duration, mut is_true: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        if is_true() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// Says so, and waits for a signal, or for the deadline of all.
+fn pause() {
+    eprintln!("paused");
+    loop {
+        thread::park();
+    }
 }
 
 /// Takes the device away from everybody; returns what is left with the owner.
 fn sever(
     device: Device,
     ground: &Ground,
-    holders: &[Holder],
+    holders: &mut [Holder],
 ) -> Result<(Removal, Tree, Option<Events>)> {
     let (ledger, slow) = (Arc::clone(&device.ledger), Arc::clone(device.slow()));
     let rest = device.rendered_len(&ground.text).saturating_sub(ground.half);
-    let begun = Instant::now();
+    let begun = Moment::now();
     let (tree, files, draining) = device.sever();
-    let severed = begun.elapsed();
+    let severed = Moment::now().since(begun);
 
     let stuck_on = draining.stuck_on();
     slow.severing.open();
-    holders.iter().for_each(Holder::look);
+    let (mut late, mut there): (Vec<_>, Vec<_>) =
+        holders.iter_mut().partition(|holder| holder.role.comes_late());
+    there.iter_mut().for_each(|holder| holder.look());
     drain(draining)?;
-    let removed = begun.elapsed();
+    let removed = Moment::now().since(begun);
     let balance = ledger.balance();
     ledger.close();
+    late.iter_mut().for_each(|holder| holder.look());
 
     let held = tree.usage().open_files;
     let Drivers { events, back, all } = files.into_drivers();
@@ -174,7 +262,7 @@ fn sever(
         begun,
         severed,
         removed,
-        driver_left: slow.left().map(|left| left.duration_since(begun)),
+        driver_left: slow.left().map(|left| left.since(begun)),
         stuck_on,
         rest,
         held,
@@ -196,50 +284,68 @@ fn ask(holders: &[Holder], removal: &Removal) -> Vec<Row> {
     let until = Instant::now() + ANSWER_LIMIT;
     let row = |holder: &Holder| Row {
         role: holder.role,
+        pid: holder.pid,
         holds: holder.holds.clone(),
         expected: holder.role.expected(removal.rest),
-        got: holder.got(until).map(|(answer, at)| (answer, at.duration_since(removal.begun))),
+        got: holder.got(until).map(|(answer, at)| (answer, at.since(removal.begun))),
     };
     holders.iter().map(row).collect()
 }
 
-/// Lets everybody try again, and returns how many are refused as they ought to be.
-fn dead_descriptors(holders: &[Holder]) -> usize {
+/// Lets everybody try again, and returns those who got what they ought to: as a rule, nothing.
+fn dead(holders: &mut [Holder], phase: Phase) -> Vec<Role> {
     // All before the first answer, for one that sleeps on uses the time of all up.
-    holders.iter().for_each(Holder::ask_again);
+    holders.iter_mut().for_each(|holder| holder.ask(Command::Afresh));
     let until = Instant::now() + ANSWER_LIMIT;
-    let refused = |holder: &&Holder| {
-        holder.got_again(until).is_some_and(|answer| answer == holder.role.expected_again())
-    };
-    holders.iter().filter(refused).count()
+    let as_expected =
+        |holder: &&Holder| holder.got_again(until) == Some(holder.role.expected_again(phase));
+    holders.iter().filter(as_expected).map(|holder| holder.role).collect()
 }
 
 /// Lets the driver that came back serve its old name again, with books of its own.
-fn reuse_names(
-    tree: &Tree,
-    client: &Client,
-    events: Option<Events>,
-    holders: &[Holder],
-) -> Result<Reuse> {
+fn reuse_names(tree: &Tree, events: Option<Events>, holders: &mut [Holder]) -> Result<Reuse> {
     let Some(events) = events else {
         return Ok(Reuse { served: false, dead: 0, dead_when_shown: false });
     };
     let events = events.with_ledger(&Arc::default());
     let dir = tree.root().add_dir(DEVICE, Mode::DIR)?;
     let file = dir.add_file(EVENTS, Mode::RO, events)?;
-    let path = format!("/{DEVICE}/{EVENTS}");
-    let open = || client.open(&path, OpenFlags::READ);
-    let reader = open()?;
-    let served = reader.read_to_vec()? == FIRST_EVENT;
-    let dead = dead_descriptors(holders);
+    let (served, dead): (Vec<_>, Vec<_>) =
+        dead(holders, Phase::Reused).into_iter().partition(|role| role.comes_late());
 
+    // Who came late has it open now.
+    let refused: Answer = Errno::ENODEV.into();
     drain(file.hide())?;
+    let dead_when_hidden = ask_latecomer(holders, Command::Again).as_ref() == Some(&refused);
     file.show();
-    let dead_when_shown = reader.read_to_vec() == Err(Errno::ENODEV);
-    let served_again = open()?.read_to_vec()? == FIRST_EVENT;
+    let dead_when_shown = ask_latecomer(holders, Command::Again).as_ref() == Some(&refused);
+    let opened_again = ask_latecomer(holders, Command::Afresh);
+    let served_again = opened_again == Some(Role::Latecomer.expected_again(Phase::Reused));
     let _events: Events = match file.sever().wait_timeout(REMOVE_LIMIT) {
         Ok(driver) => driver,
         Err(error) => bail!("the second removal did not come to its end: {error}"),
     };
-    Ok(Reuse { served: served && served_again, dead, dead_when_shown })
+    Ok(Reuse {
+        served: !served.is_empty() && served_again,
+        dead: dead.len(),
+        dead_when_shown: dead_when_hidden && dead_when_shown,
+    })
+}
+
+fn ask_latecomer(holders: &mut [Holder], command: Command) -> Option<Answer> {
+    let latecomer = holders.iter_mut().find(|holder| holder.role.comes_late())?;
+    latecomer.ask(command);
+    latecomer.got_again(Instant::now() + ANSWER_LIMIT)
+}
+
+/// Returns how things stand when all is closed, and how many files are still open.
+///
+/// The kernel tells of a last close some time after it.
+fn balance_once_closed(tree: &Tree, ledger: &Ledger, until: Instant) -> (Balance, usize) {
+    let is_closed = || {
+        let balance = ledger.balance();
+        tree.usage().open_files == 0 && balance.freed_once == balance.opens
+    };
+    eventually(until.saturating_duration_since(Instant::now()), is_closed);
+    (ledger.balance(), tree.usage().open_files)
 }

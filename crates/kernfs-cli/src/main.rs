@@ -5,20 +5,33 @@
 // In the order in which to read them.
 mod demo;
 
-mod printable;
+mod belongings;
+
+mod sweep;
 
 mod watchdog;
+
+mod signals;
+
+mod printable;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::belongings::Belongings;
+use crate::demo::Options;
+use crate::demo::process::HolderArgs;
+use crate::demo::reach::{Wanted, WrongMount};
 use crate::demo::report::Report;
 use crate::demo::source::WrongInput;
+use crate::signals::Stopped;
+use crate::sweep::SweepArgs;
 
 /// Serves trees of files, and takes them back while others hold them.
 #[derive(Debug, Parser)]
@@ -31,13 +44,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(DemoArgs),
+    #[command(hide = true)]
+    Holder(HolderArgs),
+    #[command(hide = true)]
+    Sweep(SweepArgs),
 }
 
 /// Takes a live copy of a directory away from all who hold it.
 ///
-/// Serves a copy of a real directory, with an event file and a mappable file beside it, to
-/// holders that read, sleep, map and list. Severs all of it while they hold on, and shows what
-/// each of them got, when, what the owner got back, and whether the promise held.
+/// Mounts a copy of a real directory, with an event file and a mappable file beside it, for
+/// processes that read, sleep and list. Severs all of it while they hold on, and shows what each
+/// of them got, when, what the owner got back, and whether the promise held. Where nothing can be
+/// mounted, the holders are threads of the one process.
 #[derive(Args, Debug)]
 #[command(after_long_help = AFTER_HELP)]
 struct DemoArgs {
@@ -46,31 +64,48 @@ struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
 
+    /// The directory to mount on [default: a new one, which only this user can enter]
+    #[arg(long, value_name = "DIR", conflicts_with = "in_process")]
+    mount: Option<PathBuf>,
+
+    /// Mount nothing, and start no processes
+    #[arg(long)]
+    in_process: bool,
+
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
+
+    /// Stop when everybody holds, until a signal comes; for tests of what signals do
+    #[arg(long, hide = true)]
+    pause: bool,
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   kernfs demo
-  kernfs demo --from /sys/class
+  kernfs demo --from /sys/class --mount /mnt
   kernfs demo --json | jq '.promise[] | select(.held | not)'
 
 Output:
-  The first table has a line for each holder: what it held, what it was to
-  get, what it got, and how long after the call of `sever` began. Events are
-  those of poll(2). `9 B, ENODEV` are 9 bytes that had been rendered before,
-  and then the error; `end, ENOENT` is the end of a listing, and what looking
-  up a child gives.
+  The first lines say what was copied, and how the holders reach it: through a
+  mount, or in process, and why.
+  The first table has a line for each holder: its process if it has one of its
+  own, what it held, what it was to get, what it got, and how long after the
+  call of `sever` began. Events are those of poll(2), rd+wr+ex the three sets
+  of select(2). `9 B, ENODEV` are 9 bytes that had been rendered before, and
+  then the error; `end, ENOENT` is the end of a listing, and what looking up a
+  child gives. Who comes too late tries the path when the removal has returned.
 
 JSON:
   version   1; goes up when a field is taken away or changes its meaning
   kept      whether every point of the promise held
   source    from, files, dirs, links, bytes; skipped: how many entries, by
             reason; stopped: why reading ended early, or null
-  holders   who, holds, expected, got (null: nothing), as_expected,
-            after_micros
+  reach     mode (`mount` or `in-process`), why; mounted_on (or null);
+            recovered: whether a dead mount was cleared away there
+  holders   who, pid (or null), holds, expected, got (null: nothing),
+            as_expected, after_micros
   owner     drivers, drivers_back; opens, releases, frees,
             frees_before_close; sever_micros, remove_micros, driver_micros
             (when the driver left that was inside); stuck_on: what the
@@ -78,10 +113,18 @@ JSON:
   promise   point (1 to 6), says, held, seen
   Names are escaped where they could steer a terminal.
 
+Signals:
+  SIGINT and SIGTERM end the holders and unmount; a second one kills at once.
+  Whatever way it ends, holders end too, and nothing is left in a directory of
+  its own. A dead mount on the directory of --mount is cleared away when that
+  is used again.
+
 Exit status:
-  0  every point of the promise held
-  1  some point did not hold, or the demo could not be finished
-  2  wrong usage, or a directory that cannot be served
+  0    every point of the promise held
+  1    some point did not hold, or the demo could not be finished
+  2    wrong usage, or a directory that cannot be served or mounted on
+  130  stopped by SIGINT
+  143  stopped by SIGTERM
 ";
 
 /// How long a demo may take; usually it takes less than a second.
@@ -92,8 +135,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("kernfs: {error:#}");
-            let usage = error.is::<WrongInput>();
-            ExitCode::from(if usage { USAGE } else { FAILED })
+            failure(&error)
         }
     }
 }
@@ -101,20 +143,56 @@ fn main() -> ExitCode {
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
+fn failure(error: &Error) -> ExitCode {
+    if let Some(stopped) = error.downcast_ref::<Stopped>() {
+        return ExitCode::from(stopped.exit_status());
+    }
+    let usage = error.is::<WrongInput>() || error.is::<WrongMount>();
+    ExitCode::from(if usage { USAGE } else { FAILED })
+}
+
 impl Cli {
     fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Demo(args) => args.run(),
+            Command::Holder(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Command::Sweep(args) => args.run().map(|()| ExitCode::SUCCESS),
         }
     }
 }
 
 impl DemoArgs {
     fn run(self) -> Result<ExitCode> {
-        let Self { from, json } = self;
-        let report = watchdog::within(DEADLINE, move |stage| demo::run(from.as_deref(), stage))?;
+        let Self { from, mount, in_process, json, pause } = self;
+        let wanted = match mount {
+            Some(dir) => Wanted::MountOn(dir),
+            None if in_process => Wanted::InProcess,
+            None => Wanted::MountIfPossible,
+        };
+        let options = Options { from, wanted, pause };
+        let report = demonstrate(options)?;
         print(&if json { report.to_json()? } else { report.to_tables() })?;
         Ok(exit_code(&report))
+    }
+}
+
+/// Runs the demo, and clears away what belongs to it, however it ended.
+fn demonstrate(options: Options) -> Result<Report> {
+    let belongings = Arc::new(Belongings::default());
+    let report = {
+        let belongings = Arc::clone(&belongings);
+        watchdog::within(DEADLINE, signals::listen, move |stage| {
+            demo::run(&options, &belongings, stage)
+        })
+    };
+    match (report, belongings.clear()) {
+        (Ok(report), Ok(())) => Ok(report),
+        (Ok(_), Err(error)) => Err(error),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => {
+            eprintln!("kernfs: {left:#}");
+            Err(error)
+        }
     }
 }
 

@@ -3,42 +3,24 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn demo(args: &[&OsStr]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kernfs"));
-    command.arg("demo").args(args).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
-    command.stdin(Stdio::null()).output().unwrap()
-}
+mod support;
+
+use support::{demo, demo_command, json_of, said, small_dir};
 
 fn demo_from(dir: &Path) -> Output {
     demo(&["--from".as_ref(), dir.as_os_str()])
 }
 
+/// Runs the demo in process, which is the same on every machine.
 fn json_from(dir: &Path) -> Value {
-    let output = demo(&["--json".as_ref(), "--from".as_ref(), dir.as_os_str()]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn said(output: &Output) -> String {
-    let out = String::from_utf8_lossy(&output.stdout);
-    let err = String::from_utf8_lossy(&output.stderr);
-    format!("{out}{err}")
-}
-
-fn small_dir() -> TempDir {
-    let dir = TempDir::new().unwrap();
-    fs::create_dir(dir.path().join("sub")).unwrap();
-    fs::write(dir.path().join("sub/value"), "1200 rpm\n").unwrap();
-    symlink("sub/value", dir.path().join("link")).unwrap();
-    symlink("/", dir.path().join("out")).unwrap();
-    dir
+    json_of(&["--in-process".as_ref(), "--from".as_ref(), dir.as_os_str()])
 }
 
 /// Checks that a directory is refused in one line, which has these words.
@@ -81,8 +63,13 @@ fn the_json_tells_everything_that_help_documents() {
     assert_eq!(json["source"]["skipped"]["leading_out"], 1);
     assert_eq!(json["source"]["stopped"], Value::Null);
     let holders = json["holders"].as_array().unwrap();
-    assert_eq!(holders.len(), 8);
+    assert_eq!(holders.len(), 9);
+    assert_eq!(json["reach"]["mode"], "in-process");
+    assert_eq!(json["reach"]["why"], "--in-process was given");
+    assert_eq!(json["reach"]["mounted_on"], Value::Null);
+    assert_eq!(json["reach"]["recovered"], false);
     for holder in holders {
+        assert_eq!(holder["pid"], Value::Null, "{holder}");
         assert_eq!(holder["as_expected"], true, "{holder}");
         assert_eq!(holder["got"], holder["expected"], "{holder}");
         assert!(holder["after_micros"].is_u64(), "{holder}");
@@ -176,6 +163,9 @@ fn a_directory_that_must_not_be_read_is_refused() {
 fn wrong_usage_is_refused() {
     assert_eq!(demo(&["--form".as_ref()]).status.code(), Some(2));
     assert_eq!(demo(&["--from".as_ref()]).status.code(), Some(2));
+    let both = demo(&["--in-process".as_ref(), "--mount".as_ref(), "/mnt".as_ref()]);
+    assert_eq!(both.status.code(), Some(2));
+    assert!(said(&both).contains("cannot be used with"), "{}", said(&both));
 }
 
 #[test]
@@ -183,16 +173,18 @@ fn help_explains_with_examples() {
     let output = demo(&["--help".as_ref()]);
     assert_eq!(output.status.code(), Some(0));
     let text = said(&output);
-    for part in ["Examples:", "kernfs demo --from", "JSON:", "Exit status:"] {
+    for part in ["Examples:", "kernfs demo --from", "--mount", "JSON:", "Signals:", "Exit status:"]
+    {
         assert!(text.contains(part), "{text}");
+    }
+    for hidden in ["--pause", "holder KIND", "sweep"] {
+        assert!(!text.contains(hidden), "{text}");
     }
 }
 
 #[test]
 fn a_reader_that_closes_the_pipe_is_no_failure() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kernfs"));
-    let mut child =
-        command.arg("demo").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = demo_command(&[]).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));

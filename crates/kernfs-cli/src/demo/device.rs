@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kernfs::{
@@ -21,6 +21,7 @@ use kernfs::{
 };
 
 use crate::demo::ledger::{Ledger, OpenId};
+use crate::demo::moment::Moment;
 use crate::demo::source::{DIVISIBLE, Entry, Source, What, read_text};
 use crate::printable::printable;
 
@@ -319,7 +320,7 @@ pub(crate) struct Patience {
     pub(crate) inside: Latch,
     /// Opened by the owner once it has begun to sever.
     pub(crate) severing: Latch,
-    left: OnceLock<Instant>,
+    left: OnceLock<Moment>,
 }
 
 impl Patience {
@@ -329,7 +330,7 @@ impl Patience {
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// Returns when the driver left.
-    pub(crate) fn left(&self) -> Option<Instant> {
+    pub(crate) fn left(&self) -> Option<Moment> {
         self.left.get().copied()
     }
 }
@@ -359,7 +360,7 @@ impl FileOps for Slow {
         thread::sleep(Patience::WORK);
         op.push(SLOW_ANSWER);
         // Only the first read is looked at.
-        let _ = self.patience.left.set(Instant::now());
+        let _ = self.patience.left.set(Moment::now());
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
 use crate::demo::promise::{Point, judge};
+use crate::demo::reach::{Mode, Reach};
 use crate::demo::source::{Skipped, Source, What};
 use crate::demo::{Facts, Row};
 use crate::printable::{plural, printable};
@@ -19,6 +20,7 @@ pub(crate) struct Report {
     /// Whether every point of the promise held.
     pub(crate) kept: bool,
     source: Summary,
+    reach: Reach,
     holders: Vec<Line>,
     owner: Owner,
     promise: Vec<Point>,
@@ -40,6 +42,7 @@ pub(crate) struct Summary {
 #[derive(Debug, Serialize)]
 struct Line {
     who: &'static str,
+    pid: Option<u32>,
     holds: String,
     expected: String,
     got: Option<String>,
@@ -98,12 +101,12 @@ impl Report {
     const VERSION: u32 = 1;
 
     /// Judges what was observed.
-    pub(crate) fn new(source: Summary, rows: Vec<Row>, facts: &Facts) -> Self {
+    pub(crate) fn new(source: Summary, reach: Reach, rows: Vec<Row>, facts: &Facts) -> Self {
         let promise = judge(&rows, facts);
         let kept = promise.iter().all(|point| point.held);
         let holders = rows.into_iter().map(Line::from).collect();
         let owner = Owner::new(facts);
-        Self { version: Self::VERSION, kept, source, holders, owner, promise }
+        Self { version: Self::VERSION, kept, source, reach, holders, owner, promise }
     }
 
     /// Renders the JSON object, with a line break at its end.
@@ -119,6 +122,7 @@ impl Report {
     pub(crate) fn to_tables(&self) -> String {
         let mut out = String::new();
         self.source.write_to(&mut out);
+        self.reach.write_to(&mut out);
         out.push('\n');
         self.holder_table().write_to(&mut out);
         out.push('\n');
@@ -131,16 +135,20 @@ impl Report {
     }
 
     fn holder_table(&self) -> Table {
-        let headers = ["HOLDER", "HOLDS", "EXPECTED", "GOT", "AFTER"];
-        let [left @ .., after] = headers.map(|text| Cell::new(text, BOLD));
-        let headers = left.into_iter().chain([after.right_aligned()]).collect();
-        let mut table = Table { rows: vec![headers] };
+        let processes = self.holders.iter().any(|line| line.pid.is_some());
+        let mut table = Table { rows: vec![Vec::new()] };
+        for title in ["HOLDER", "PID", "HOLDS", "EXPECTED", "GOT", "AFTER"] {
+            let cell = Cell::new(title, BOLD);
+            table.rows[0].push(if is_number(title) { cell.right_aligned() } else { cell });
+        }
         for line in &self.holders {
             let style = verdict_style(line.as_expected);
+            let pid = line.pid.map_or("-".into(), |pid| pid.to_string());
             let after = line.after_micros.map_or(String::new(), |micros| format!("{micros} µs"));
             let mut row = vec![
                 Cell::new(line.who, PLAIN),
-                Cell::new(elide(&line.holds, HOLDS_WIDTH), PLAIN),
+                Cell::new(pid, PLAIN).right_aligned(),
+                Cell::new(line.holds.as_str(), PLAIN),
                 Cell::new(line.expected.as_str(), PLAIN),
                 Cell::new(line.got.as_deref().unwrap_or("nothing"), style),
                 Cell::new(after, PLAIN).right_aligned(),
@@ -150,6 +158,10 @@ impl Report {
             }
             table.rows.push(row);
         }
+        if !processes {
+            table.rows.iter_mut().for_each(|row| drop(row.remove(PID_COLUMN)));
+        }
+        table.elide(if processes { PID_COLUMN + 1 } else { PID_COLUMN });
         table
     }
 
@@ -197,10 +209,27 @@ impl Summary {
     }
 }
 
+impl Reach {
+    fn write_to(&self, out: &mut String) {
+        let Self { mode, why, mounted_on, recovered } = self;
+        // Writing to a string does not fail.
+        let _ = match (mode, mounted_on) {
+            (Mode::Mount, Some(dir)) => {
+                writeln!(out, "mounted on {}, since {why}", printable(dir))
+            }
+            _ => writeln!(out, "in process, without a mount: {why}"),
+        };
+        if *recovered {
+            let _ = writeln!(out, "a dead mount of a former run was cleared away there");
+        }
+    }
+}
+
 impl From<Row> for Line {
     fn from(row: Row) -> Self {
         Self {
             who: row.role.name(),
+            pid: row.pid,
             holds: printable(&row.holds),
             expected: row.expected.to_string(),
             as_expected: row.is_as_expected(),
@@ -306,6 +335,17 @@ impl Table {
         }
     }
 
+    /// Cuts what is in a column, so that the table is as wide as it is to be.
+    fn elide(&mut self, column: usize) {
+        let widths = self.widths();
+        let gaps = 2 * widths.len().saturating_sub(1);
+        let others = widths.iter().sum::<usize>() - widths[column] + gaps;
+        let width = WIDTH.saturating_sub(others).max(PATH_WIDTH);
+        for row in &mut self.rows {
+            row[column].text = elide(&row[column].text, width);
+        }
+    }
+
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut widths = vec![0; columns];
@@ -322,8 +362,17 @@ impl Table {
     }
 }
 
-/// The widest path in the table of holders, so that it fits into 80 columns.
-const HOLDS_WIDTH: usize = 20;
+/// Where the process ids stand in the table of holders.
+const PID_COLUMN: usize = 1;
+
+fn is_number(title: &str) -> bool {
+    matches!(title, "PID" | "AFTER")
+}
+
+/// How wide a table is to be.
+const WIDTH: usize = 80;
+/// What is left of a path at least.
+const PATH_WIDTH: usize = 12;
 
 /// Cuts a text in its middle to a width in columns; the end of a path tells most.
 fn elide(text: &str, width: usize) -> String {
@@ -348,27 +397,30 @@ fn fitting(chars: impl Iterator<Item = char>, width: usize) -> impl Iterator<Ite
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::demo::holders::{Answer, Role};
+    use crate::demo::answer::Answer;
     use crate::demo::ledger::Balance;
+    use crate::demo::moment::Moment;
+    use crate::demo::role::{Place, Role};
     use crate::demo::{Removal, Reuse};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     /// Rows as they ought to be.
     pub(crate) fn rows() -> Vec<Row> {
-        let row = |(n, role): (usize, Role)| Row {
+        let row = |(n, (role, place)): (usize, (Role, Place))| Row {
             role,
+            pid: (place == Place::Process).then_some(1000 + n as u32),
             holds: "files/a".into(),
             expected: role.expected(9),
             got: Some((role.expected(9), Duration::from_micros(10 * n as u64))),
         };
-        Role::ALL.into_iter().enumerate().map(row).collect()
+        Role::MOUNTED.into_iter().enumerate().map(row).collect()
     }
 
     /// Facts as they ought to be.
     pub(crate) fn facts() -> Facts {
         let balance = Balance { calls: 30, opens: 7, released_once: 7, ..Balance::default() };
         let removal = Removal {
-            begun: Instant::now(),
+            begun: Moment::now(),
             severed: Duration::from_micros(50),
             removed: Duration::from_micros(5200),
             driver_left: Some(Duration::from_micros(5100)),
@@ -380,14 +432,23 @@ pub(crate) mod tests {
             drivers_back: 12,
             drivers: 12,
         };
-        let reuse = Reuse { served: true, dead: 8, dead_when_shown: true };
+        let reuse = Reuse { served: true, dead: 11, dead_when_shown: true };
         let end = Balance { freed_once: 7, ..balance };
-        Facts { removal, dead_after: 8, reuse, end, left_open: 0 }
+        Facts { removal, dead_after: 12, reuse, end, left_open: 0 }
+    }
+
+    fn reach() -> Reach {
+        Reach {
+            mode: Mode::Mount,
+            why: "/dev/fuse can be used".into(),
+            mounted_on: Some("/mnt".into()),
+            recovered: false,
+        }
     }
 
     fn report(rows: Vec<Row>) -> Report {
         let source = Summary { from: "dir".into(), files: 1, dirs: 2, ..Summary::default() };
-        Report::new(source, rows, &facts())
+        Report::new(source, reach(), rows, &facts())
     }
 
     fn plain(text: &str) -> String {
@@ -399,9 +460,10 @@ pub(crate) mod tests {
         let text = plain(&report(rows()).to_tables());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "dir: a live copy of 1 file, 2 directories, 0 links");
-        assert_eq!(lines[2], "HOLDER           HOLDS    EXPECTED     GOT          AFTER");
-        assert_eq!(lines[3], "half-way reader  files/a  9 B, ENODEV  9 B, ENODEV   0 µs");
-        assert_eq!(lines[4], "blocked reader   files/a  ENODEV       ENODEV       10 µs");
+        assert_eq!(lines[1], "mounted on /mnt, since /dev/fuse can be used");
+        assert_eq!(lines[3], "HOLDER            PID  HOLDS    EXPECTED     GOT           AFTER");
+        assert_eq!(lines[4], "half-way reader  1000  files/a  9 B, ENODEV  9 B, ENODEV    0 µs");
+        assert_eq!(lines[5], "blocked reader   1001  files/a  ENODEV       ENODEV        10 µs");
         assert_eq!(*lines.last().unwrap(), "All six points of the promise held.");
         for line in lines {
             assert!(line.width() <= 80, "too wide: {line}");
@@ -417,9 +479,9 @@ pub(crate) mod tests {
         let report = report(rows);
         assert!(!report.kept);
         let text = plain(&report.to_tables());
-        assert!(text.contains("ENODEV       nothing             FAILED\n"), "{text}");
-        assert!(text.contains("PRI|ERR      IN            7 µs  FAILED\n"), "{text}");
-        assert!(text.contains("3 everyone who slept is awake        FAILED  2 of 4\n"), "{text}");
+        assert!(text.contains("ENODEV       nothing              FAILED\n"), "{text}");
+        assert!(text.contains("PRI|ERR      IN             7 µs  FAILED\n"), "{text}");
+        assert!(text.contains("3 everyone who slept is awake        FAILED  5 of 7\n"), "{text}");
         assert!(text.ends_with("\n1 of six points of the promise FAILED.\n"), "{text}");
     }
 
@@ -428,7 +490,7 @@ pub(crate) mod tests {
         let mut rows = rows();
         rows[0].holds = "files/\x1b[31mred\n".into();
         let report = report(rows);
-        assert!(plain(&report.to_tables()).contains("files/…{1b}[31mred\\n"));
+        assert!(plain(&report.to_tables()).contains("{1b}[31mred\\n"));
         assert!(report.to_json().unwrap().contains(r#""files/\\u{1b}[31mred\\n""#));
     }
 
@@ -446,10 +508,12 @@ pub(crate) mod tests {
             let keys = value.as_object().unwrap().keys().map(String::as_str);
             keys.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(keys(&json), "holders kept owner promise source version");
+        assert_eq!(keys(&json), "holders kept owner promise reach source version");
         assert_eq!(keys(&json["source"]), "bytes dirs files from links skipped stopped");
+        assert_eq!(keys(&json["reach"]), "mode mounted_on recovered why");
+        assert_eq!(json["reach"]["mode"], "mount");
         let holder = &json["holders"][0];
-        assert_eq!(keys(holder), "after_micros as_expected expected got holds who");
+        assert_eq!(keys(holder), "after_micros as_expected expected got holds pid who");
         assert_eq!(keys(&json["promise"][0]), "held point says seen");
         assert_eq!(json["owner"]["driver_micros"], 5100);
     }

@@ -44,15 +44,27 @@ const DEFAULTS: [&str; 6] = [
 ];
 
 /// The program's own source, which is always at hand.
-const OWN_SOURCE: [(&str, &str); 10] = [
+const OWN_SOURCE: [(&str, &str); 22] = [
     ("main.rs", include_str!("../main.rs")),
+    ("belongings.rs", include_str!("../belongings.rs")),
     ("printable.rs", include_str!("../printable.rs")),
+    ("signals.rs", include_str!("../signals.rs")),
+    ("sweep.rs", include_str!("../sweep.rs")),
     ("watchdog.rs", include_str!("../watchdog.rs")),
     ("demo.rs", include_str!("../demo.rs")),
     ("demo/source.rs", include_str!("source.rs")),
+    ("demo/moment.rs", include_str!("moment.rs")),
     ("demo/ledger.rs", include_str!("ledger.rs")),
     ("demo/device.rs", include_str!("device.rs")),
-    ("demo/holders.rs", include_str!("holders.rs")),
+    ("demo/role.rs", include_str!("role.rs")),
+    ("demo/answer.rs", include_str!("answer.rs")),
+    ("demo/line.rs", include_str!("line.rs")),
+    ("demo/ground.rs", include_str!("ground.rs")),
+    ("demo/in_process.rs", include_str!("in_process.rs")),
+    ("demo/process.rs", include_str!("process.rs")),
+    ("demo/asleep.rs", include_str!("asleep.rs")),
+    ("demo/holder.rs", include_str!("holder.rs")),
+    ("demo/reach.rs", include_str!("reach.rs")),
     ("demo/promise.rs", include_str!("promise.rs")),
     ("demo/report.rs", include_str!("report.rs")),
 ];
@@ -72,6 +84,8 @@ const EXPECTED: &str = "a directory with at least one readable file of 2 to 6553
 pub(crate) struct Source {
     /// Where it comes from, as it may be printed.
     pub(crate) from: String,
+    /// The directory itself, if it is one.
+    pub(crate) root: Option<PathBuf>,
     /// What is to be served, parents before their children, links last.
     pub(crate) entries: Vec<Entry>,
     /// What is not served.
@@ -193,7 +207,7 @@ impl Source {
             what: What::Text { bytes: text.as_bytes().to_vec(), live: None },
         }));
         let from = "the program's own source".into();
-        Self { from, entries, skipped: Skipped::default(), stopped: None }
+        Self { from, root: None, entries, skipped: Skipped::default(), stopped: None }
     }
 
     fn has_text(&self) -> bool {
@@ -255,7 +269,8 @@ impl Walk {
             }
         }
         self.resolve_links();
-        Source { from, entries: self.entries, skipped: self.skipped, stopped: self.stopped }
+        let Self { root, entries, skipped, stopped, .. } = self;
+        Source { from, root: Some(root), entries, skipped, stopped }
     }
 
     fn limit_reached(&self) -> Option<&'static str> {

@@ -1,0 +1,159 @@
+//! What holders do, what they hold, and what they are to get.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use kernfs::{Errno, Events};
+
+use crate::demo::answer::{Answer, Part};
+use crate::demo::device::{COPY, EVENTS, FIRST_EVENT, MEMORY, SLOW, SLOW_ANSWER};
+
+/// What a holder does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Has read one half of a text.
+    HalfWayReader,
+    /// Sleeps in a read of the event file.
+    BlockedReader,
+    /// Sleeps in a poll of the event file.
+    Poller,
+    /// Sleeps in a select of the event file, in all three sets.
+    Selecter,
+    /// Sleeps in an epoll of the event file, level-triggered.
+    EpollLevel,
+    /// Sleeps in an epoll of the event file, edge-triggered.
+    EpollEdge,
+    /// Awaits the event file in a task of tokio.
+    TokioTask,
+    /// Awaits the event file on an executor made by hand.
+    HandMadeTask,
+    /// Has mapped memory.
+    Mapper,
+    /// Has listed one half of a directory; a process also has it as its working directory.
+    Lister,
+    /// Is inside of the driver.
+    InsideReader,
+    /// Knows the path of the event file, and comes again by it when the removal has returned.
+    Latecomer,
+}
+
+/// Where a holder lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On a thread of the owner's process, without a system call.
+    Thread,
+    /// In a process of its own, with real system calls.
+    Process,
+}
+
+/// What a holder is asked after the severing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its names have gone.
+    Gone,
+    /// Its names lead to something new.
+    Reused,
+}
+
+impl Role {
+    /// Those who can hold a tree in process, in the order of the table.
+    pub(crate) const IN_PROCESS: [(Self, Place); 9] = [
+        (Self::HalfWayReader, Place::Thread),
+        (Self::BlockedReader, Place::Thread),
+        (Self::Poller, Place::Thread),
+        (Self::TokioTask, Place::Thread),
+        (Self::HandMadeTask, Place::Thread),
+        (Self::Mapper, Place::Thread),
+        (Self::Lister, Place::Thread),
+        (Self::InsideReader, Place::Thread),
+        (Self::Latecomer, Place::Thread),
+    ];
+
+    /// Those who hold a tree that is mounted, in the order of the table.
+    pub(crate) const MOUNTED: [(Self, Place); 12] = [
+        (Self::HalfWayReader, Place::Process),
+        (Self::BlockedReader, Place::Process),
+        (Self::Poller, Place::Process),
+        (Self::Selecter, Place::Process),
+        (Self::EpollLevel, Place::Process),
+        (Self::EpollEdge, Place::Process),
+        (Self::Lister, Place::Process),
+        (Self::InsideReader, Place::Process),
+        (Self::Latecomer, Place::Process),
+        (Self::TokioTask, Place::Thread),
+        (Self::HandMadeTask, Place::Thread),
+        (Self::Mapper, Place::Thread),
+    ];
+
+    /// Returns what the table calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::HalfWayReader => "half-way reader",
+            Self::BlockedReader => "blocked reader",
+            Self::Poller => "in poll",
+            Self::Selecter => "in select",
+            Self::EpollLevel => "in epoll, level",
+            Self::EpollEdge => "in epoll, edge",
+            Self::TokioTask => "task of tokio",
+            Self::HandMadeTask => "task by hand",
+            Self::Mapper => "mapping",
+            Self::Lister => "half-way lister",
+            Self::InsideReader => "inside the read",
+            Self::Latecomer => "comes too late",
+        }
+    }
+
+    /// Returns the path that it holds, below the severed directory.
+    pub(crate) fn holds(self, text: &Path) -> PathBuf {
+        match self {
+            Self::HalfWayReader => Path::new(COPY).join(text),
+            Self::Mapper => MEMORY.into(),
+            Self::Lister => COPY.into(),
+            Self::InsideReader => SLOW.into(),
+            _ => EVENTS.into(),
+        }
+    }
+
+    /// Tells whether it sleeps until something happens to the file.
+    pub(crate) fn sleeps(self) -> bool {
+        use Role::{
+            BlockedReader, EpollEdge, EpollLevel, HandMadeTask, Poller, Selecter, TokioTask,
+        };
+        matches!(
+            self,
+            BlockedReader | Poller | Selecter | EpollLevel | EpollEdge | TokioTask | HandMadeTask
+        )
+    }
+
+    /// Tells whether it knows a path only, and looks when the removal has returned.
+    pub(crate) fn comes_late(self) -> bool {
+        self == Self::Latecomer
+    }
+
+    /// Returns what it is to get, if `rest` bytes of the half-read text are left.
+    pub(crate) fn expected(self, rest: usize) -> Answer {
+        match self {
+            Self::HalfWayReader => Answer::bytes_then(rest, Errno::ENODEV),
+            Self::InsideReader => Answer::bytes_then(SLOW_ANSWER.len(), Errno::ENODEV),
+            Self::BlockedReader | Self::Mapper => Errno::ENODEV.into(),
+            Self::Selecter => Answer::all_sets(),
+            Self::Lister => Answer::end_of_dir(),
+            Self::Latecomer => Errno::ENOENT.into(),
+            Self::Poller
+            | Self::EpollLevel
+            | Self::EpollEdge
+            | Self::TokioTask
+            | Self::HandMadeTask => Events::CHANGED.into(),
+        }
+    }
+
+    /// Returns what it is to get whenever it tries again.
+    pub(crate) fn expected_again(self, phase: Phase) -> Answer {
+        match (self, phase) {
+            (Self::Lister, _) => Answer::end_of_dir(),
+            (Self::Latecomer, Phase::Gone) => Errno::ENOENT.into(),
+            (Self::Latecomer, Phase::Reused) => Part::Bytes(FIRST_EVENT.len()).into(),
+            _ => Errno::ENODEV.into(),
+        }
+    }
+}
