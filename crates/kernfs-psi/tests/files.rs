@@ -246,6 +246,49 @@ fn a_breach_in_the_quiet_time_is_delivered_once_afterwards() {
 }
 
 #[test]
+fn a_breach_is_delivered_though_nothing_else_is_to_be_evaluated() {
+    let fixture = Fixture::new(Resource::Io);
+    // Evaluations end with the shortest window.
+    let (long, _short) =
+        (fixture.watch(b"some 1000000 10000000"), fixture.watch(b"some 1000 100000"));
+    let stall = fixture.group.stall(Resource::Io);
+    fixture.run(Duration::from_millis(1050));
+    assert_eq!(ready(&long), FIRED);
+    fixture.run(Duration::from_millis(150));
+    drop(stall);
+    fixture.run(Duration::from_millis(9700));
+    assert_eq!(ready(&long), QUIET);
+    fixture.run(Duration::from_millis(200));
+    assert_eq!(ready(&long), FIRED);
+    assert_eq!(fixture.engine.advance(), None);
+}
+
+#[test]
+fn stalls_that_are_less_than_a_window_apart_add_up() {
+    let fixture = Fixture::new(Resource::Io);
+    let file = fixture.watch(b"some 70000 500000");
+    for _ in 0..2 {
+        let stall = fixture.group.stall(Resource::Io);
+        fixture.run(Duration::from_millis(40));
+        drop(stall);
+        assert_eq!(ready(&file), QUIET);
+        fixture.run(Duration::from_millis(160));
+    }
+    assert_eq!(ready(&file), FIRED);
+}
+
+#[test]
+fn a_short_window_is_evaluated_in_time_beside_a_long_one() {
+    let fixture = Fixture::new(Resource::Io);
+    let _long = fixture.watch(b"some 9000000 10000000");
+    let _stall = fixture.group.stall(Resource::Io);
+    assert_eq!(fixture.engine.advance(), Some(Duration::from_secs(1)));
+    let short = fixture.watch(b"some 10000 100000");
+    fixture.run(Duration::from_millis(20));
+    assert_eq!(ready(&short), FIRED);
+}
+
+#[test]
 fn an_event_waits_to_be_polled() {
     let fixture = Fixture::new(Resource::Io);
     let file = fixture.watch(TRIGGER);
