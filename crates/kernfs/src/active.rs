@@ -6,246 +6,17 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::task::{Poll, Waker};
+use core::task::Poll;
 
-use crate::drain::{Busy, Running, Stuck, Token};
+use crate::drain::{Busy, Stuck, Token};
 use crate::errno::Errno;
 use crate::gate::{self, Gate, Pass, Refused, SharedPass};
 use crate::inside::{self, Inside, Panicked, Place, contain};
-use crate::meta::{Caller, OpenFlags, Operation};
-use crate::node::Node;
-use crate::ops::{
-    FileOps, Kind, MapOp, OpenOp, Ops, Pending, ReadOp, ReadShared, ReadyBy, WriteOp,
-};
-use crate::realm::Realm;
-use crate::sync::atomic::AtomicU8;
-use crate::sync::atomic::Ordering::AcqRel;
-use crate::sync::{Mutex, assert_unlocked};
-use crate::tree::Shared;
-use crate::wait::{Readiness, Ready};
-
-/// An open file without the type of its driver.
-pub(crate) trait AnyOpen: Busy {
-    fn core(&self) -> &OpenCore;
-
-    /// Runs the driver's `open`, once, before anybody else can know the open file.
-    fn open(&self) -> Result<(), Errno>;
-
-    /// Reads into `chunk` for the opener, if that can be done at once: the usual case in one call.
-    ///
-    /// # Errors
-    ///
-    /// Whatever else became of it.
-    #[cfg(any(feature = "std", loom, shuttle))]
-    fn read_now(&self, offset: u64, len: usize, chunk: &mut Chunk) -> Result<(), Outcome>;
-
-    /// Reads into `chunk`, or says what is to be waited for.
-    fn read(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome;
-
-    /// Finishes a read that was deferred, with what the driver answered.
-    fn finish_read(
-        &self,
-        queue: Option<InQueue<'_>>,
-        ask: &Ask<'_>,
-        answer: &mut Vec<u8>,
-        chunk: &mut Chunk,
-    ) -> Outcome;
-
-    fn write(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, data: &[u8]) -> Outcome;
-
-    fn mmap(&self, queue: Option<InQueue<'_>>, op: &MapOp<'_>) -> Outcome;
-
-    /// Gives up a place in the queue of the gate.
-    fn give_up(&self, key: u64);
-
-    /// Closes the gate; tells whether somebody is inside. See [`Gate::close`].
-    fn close(&self, token: Option<Token>) -> bool;
-
-    /// Releases unless somebody is inside. See [`Gate::finish_close`].
-    fn finish_close(&self);
-
-    fn is_closed(&self) -> bool;
-}
-
-/// Where an operation stands in the queue of a gate, if it may queue at all.
-pub(crate) type InQueue<'a> = (&'a Waker, &'a mut Option<u64>);
-
-/// Who asks, and for what range.
-#[derive(Clone, Copy)]
-pub(crate) struct Ask<'a> {
-    pub(crate) caller: &'a Caller,
-    pub(crate) offset: u64,
-    pub(crate) len: usize,
-}
-
-/// What became of an attempt.
-pub(crate) enum Outcome {
-    /// It is done, with this many bytes.
-    Done(Result<usize, Errno>),
-    /// Somebody else is inside; queued if a queue was given.
-    Busy,
-    /// The driver answers later; the number is what a write returns then.
-    Later(Box<Pending>, usize),
-}
-
-impl Outcome {
-    fn err(errno: Errno) -> Self {
-        Self::Done(Err(errno))
-    }
-}
-
-/// Bytes on their way to a client: client memory is touched only after the gate was left.
-pub(crate) struct Chunk {
-    inline: [u8; INLINE],
-    /// What is longer than that.
-    heap: Option<Box<[u8]>>,
-    len: usize,
-}
-
-/// Values of most attributes fit, any number among them, so that reading them allocates nothing.
-const INLINE: usize = 32;
-
-impl Chunk {
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { inline: [0; INLINE], heap: None, len: 0 }
-    }
-
-    /// Puts bytes in, once.
-    #[inline]
-    pub(crate) fn set(&mut self, bytes: &[u8]) -> usize {
-        self.len = bytes.len();
-        match self.inline.get_mut(..bytes.len()) {
-            Some(inline) => copy_short(inline, bytes),
-            None => self.heap = Some(bytes.into()),
-        }
-        self.len
-    }
-
-    #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match &self.heap {
-            None => &self.inline[..self.len],
-            Some(heap) => heap,
-        }
-    }
-
-    pub(crate) fn into_vec(self) -> Vec<u8> {
-        self.heap.map_or_else(|| self.inline[..self.len].to_vec(), Vec::from)
-    }
-}
-
-/// Copies a few bytes to a place as long as they are, without a call.
-#[inline]
-fn copy_short(mut to: &mut [u8], mut from: &[u8]) {
-    #[inline]
-    fn step<const N: usize>(to: &mut &mut [u8], from: &mut &[u8]) -> bool {
-        let (Some(source), Some(target)) = (from.split_off(..N), to.split_off_mut(..N)) else {
-            return false;
-        };
-        target.copy_from_slice(source);
-        true
-    }
-    while step::<16>(&mut to, &mut from) {}
-    let _ = step::<8>(&mut to, &mut from);
-    let _ = step::<4>(&mut to, &mut from);
-    let _ = step::<2>(&mut to, &mut from);
-    let _ = step::<1>(&mut to, &mut from);
-}
-
-/// What an open file is, apart from its driver; has file lifetime.
-pub(crate) struct OpenCore {
-    pub(crate) realm: Arc<Realm>,
-    pub(crate) tree: Arc<Shared>,
-    pub(crate) node: Arc<Node>,
-    pub(crate) ready: Arc<Ready>,
-    record: Arc<Record>,
-    opener: Caller,
-    flags: OpenFlags,
-    /// The key in the node's list of open files.
-    pub(crate) key: u64,
-    pub(crate) kind: Kind,
-    pub(crate) ready_by: ReadyBy,
-    pub(crate) ops: Ops,
-}
-
-impl OpenCore {
-    pub(crate) fn new(
-        tree: &Arc<Shared>,
-        node: &Arc<Node>,
-        opener: &Caller,
-        flags: OpenFlags,
-        key: u64,
-    ) -> Self {
-        Self {
-            realm: Arc::clone(&tree.realm),
-            tree: Arc::clone(tree),
-            node: Arc::clone(node),
-            ready: Arc::new(Ready::new()),
-            record: Arc::new(Record::new()),
-            opener: *opener,
-            flags,
-            key,
-            kind: Kind::Text,
-            ready_by: ReadyBy::Notify,
-            ops: Ops::empty(),
-        }
-    }
-
-    pub(crate) fn opener(&self) -> &Caller {
-        &self.opener
-    }
-
-    pub(crate) fn flags(&self) -> OpenFlags {
-        self.flags
-    }
-
-    pub(crate) fn ino(&self) -> u64 {
-        self.node.ino()
-    }
-
-    pub(crate) fn readiness(&self) -> Readiness {
-        Readiness(Arc::clone(&self.ready))
-    }
-
-    pub(crate) fn on_free(&self, free: Free) {
-        self.record.free.lock().push(free);
-    }
-
-    /// The last descriptor went.
-    pub(crate) fn closed(&self) {
-        self.record.end();
-    }
-}
-
-type Free = Box<dyn FnOnce() + Send>;
-
-/// What is known about an open file while it runs, and what ends its file lifetime.
-///
-/// Operations of one caller write it once: it may share a cache line with another open file's.
-struct Record {
-    running: Running,
-    /// How many of the two ends, last close and release, are still to come.
-    ends: AtomicU8,
-    free: Mutex<Vec<Free>>,
-}
-
-impl Record {
-    fn new() -> Self {
-        Self { running: Running::new(), ends: AtomicU8::new(2), free: Mutex::new(Vec::new()) }
-    }
-
-    /// After the second of last close and release, `free` runs.
-    fn end(&self) {
-        if self.ends.fetch_sub(1, AcqRel) == 1 {
-            let free = core::mem::take(&mut *self.free.lock());
-            assert_unlocked();
-            for free in free {
-                let _ = contain(free);
-            }
-        }
-    }
-}
+use crate::meta::{Caller, Operation};
+use crate::node::{AnyDriver, AnyOpen, OpenCore, Record};
+use crate::ops::{FileOps, Kind, MapOp, OpenOp, Ops, Pending, ReadOp, ReadShared, WriteOp};
+use crate::request::{Ask, Chunk, InQueue, Outcome};
+use crate::sync::assert_unlocked;
 
 /// What has severing lifetime.
 struct Live<T: FileOps> {
@@ -588,15 +359,18 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         let Ok(pass) = self.gate.enter() else {
             return Err(Errno::ENODEV);
         };
-        self.run(pass, Operation::Open, self.core.opener(), |driver, open, _| {
-            *open = Some(driver.open(&mut OpenOp::new(&self.core))?);
+        let OpenCore { node, ready, record, opener, flags, .. } = &self.core;
+        let free = &record.free;
+        let mut op = OpenOp { caller: opener, flags: *flags, ino: node.ino(), ready, free };
+        self.run(pass, Operation::Open, opener, |driver, open, _| {
+            *open = Some(driver.open(&mut op)?);
             Ok(())
         })
     }
 
     #[cfg(any(feature = "std", loom, shuttle))]
     fn read_now(&self, offset: u64, len: usize, chunk: &mut Chunk) -> Result<(), Outcome> {
-        if !self.core.flags.contains(OpenFlags::READ) {
+        if !self.core.flags.contains(crate::meta::OpenFlags::READ) {
             return Err(Outcome::err(Errno::EBADF));
         }
         if len == 0 {
@@ -719,11 +493,24 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
     }
 }
 
+impl<T: FileOps> AnyDriver for T {
+    fn ops(&self) -> Ops {
+        T::OPS
+    }
+
+    fn prepare<'a>(self: Arc<Self>, core: OpenCore) -> Arc<dyn AnyOpen + 'a>
+    where
+        Self: 'a,
+    {
+        Arc::new(OpenNode::new(self, core))
+    }
+}
+
 impl<T: FileOps> Busy for OpenNode<T> {
     fn stuck(&self) -> Option<Stuck> {
         if !self.gate.is_occupied() {
             return None;
         }
-        self.core.record.running.stuck(self.core.ino(), self.core.node.name())
+        self.core.record.running.stuck(self.core.node.ino(), self.core.node.name())
     }
 }

@@ -5,11 +5,11 @@ use alloc::vec::Vec;
 use core::pin::pin;
 use core::time::Duration;
 
-use crate::active::{Ask, Chunk, Outcome};
 use crate::errno::Errno;
-use crate::open::{Mapping, OpenFile, Waiter, copy};
+use crate::open::{Mapping, OpenFile, Waiter};
 use crate::ops::Kind;
 use crate::realm::PAGE_SIZE;
+use crate::request::{Ask, Chunk, Outcome};
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::wait::{Events, block_on, block_on_until};
 
@@ -30,7 +30,7 @@ impl OpenFile {
         if let Err(outcome) = self.0.open.read_now(offset, buf.len(), &mut chunk) {
             self.read_slowly(outcome, offset, buf.len(), &mut chunk)?;
         }
-        Ok(copy(&chunk, buf))
+        Ok(chunk.copy_to(buf))
     }
 
     /// Waits for a read that could not be done at once.

@@ -64,12 +64,6 @@ impl<'a> Severed<'a> {
     }
 }
 
-impl core::fmt::Debug for Node {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:?} {}", self.kind(), self.ino())
-    }
-}
-
 /// An acknowledgement that is owed for a severing; dropping it gives it.
 #[must_use = "dropping it acknowledges"]
 pub struct Ack(#[expect(dead_code, reason = "held only to be dropped")] Token);

@@ -331,7 +331,7 @@ pub(crate) fn add(
     dir: &Owner,
     name: &[u8],
     options: FileOptions,
-    driver: Arc<dyn crate::ops::AnyDriver>,
+    driver: Arc<dyn crate::node::AnyDriver>,
 ) -> Result<Owner, Errno> {
     let tree = dir.tree();
     let name = Name::new(name, tree.realm.limits.name)?;

@@ -92,6 +92,8 @@ mod active;
 #[allow(unsafe_code, reason = "contents behind a protocol of atomics, checked by loom")]
 mod gate;
 
+mod request;
+
 mod sever;
 
 mod drain;

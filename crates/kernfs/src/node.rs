@@ -6,22 +6,25 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use core::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::active::{AnyOpen, OpenCore};
-use crate::drain::{Busy, Drain, Running, Stuck};
+use crate::drain::{Busy, Drain, Kept, Running, Stuck, Token};
 use crate::errno::Errno;
 use crate::gate::{Gate, Live};
+use crate::inside::contain;
 use crate::meta::{Caller, Meta, NodeKind, OpenFlags, Tag, Timestamp};
 use crate::name::Name;
-use crate::ops::{AnyDriver, Ops};
-use crate::realm::WriteLimit;
+use crate::ops::{Free, Kind, MapOp, Ops, ReadyBy};
+use crate::realm::{Realm, WriteLimit};
+use crate::request::{Ask, Chunk, InQueue, Outcome};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
-use crate::sync::atomic::{AtomicU32, AtomicU64};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use crate::sync::{Mutex, RwLock, assert_unlocked};
 use crate::tree::Shared;
+use crate::wait::Ready;
 
 /// The node was removed; it never comes back (`KERNFS_REMOVING`).
 pub(crate) const REMOVED: u32 = 1;
@@ -175,7 +178,19 @@ impl Node {
         let file = self.file()?;
         tree.realm.count_open()?;
         let result = file.insert(|driver, key| {
-            Arc::clone(driver).prepare(OpenCore::new(tree, self, caller, flags, key))
+            Arc::clone(driver).prepare(OpenCore {
+                realm: Arc::clone(&tree.realm),
+                tree: Arc::clone(tree),
+                node: Arc::clone(self),
+                ready: Arc::new(Ready::new()),
+                record: Arc::new(Record::new()),
+                opener: *caller,
+                flags,
+                key,
+                kind: Kind::Text,
+                ready_by: ReadyBy::Notify,
+                ops: Ops::empty(),
+            })
         });
         let opened = result.and_then(|open| match open.open() {
             Ok(()) => Ok(open),
@@ -197,7 +212,7 @@ impl Node {
             file.forget(open.core().key);
         }
         open.core().ready.kill();
-        open.core().closed();
+        open.core().record.end();
         tree.realm.uncount_open();
     }
 
@@ -212,6 +227,12 @@ impl Node {
             ready.wake();
             next = key + 1;
         }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind(), self.ino())
     }
 }
 
@@ -302,17 +323,17 @@ impl FileNode {
         drop(open);
     }
 
-    fn ready_from(&self, key: u64) -> Option<(u64, Arc<crate::wait::Ready>)> {
+    fn ready_from(&self, key: u64) -> Option<(u64, Arc<Ready>)> {
         let slot = self.slot.lock();
         let (key, open) =
             slot.opens.range(key..).find(|(_, open)| open.core().ready.is_awaited())?;
         Some((*key, Arc::clone(&open.core().ready)))
     }
 
-    /// Calls `each` with the opener of each open file.
+    /// Returns who holds the file open, and what for.
     pub(crate) fn openers(&self) -> Vec<(Caller, OpenFlags)> {
         let slot = self.slot.lock();
-        let opener = |open: &Arc<dyn AnyOpen>| (*open.core().opener(), open.core().flags());
+        let opener = |open: &Arc<dyn AnyOpen>| (open.core().opener, open.core().flags);
         slot.opens.values().map(opener).collect()
     }
 
@@ -336,6 +357,102 @@ impl FileNode {
         drop(slot);
         // Not kept: the owner's handle has a reference, and must be left with the last one.
         (opens, driver.filter(|_| kept))
+    }
+}
+
+/// A driver without its type: what a node holds.
+pub(crate) trait AnyDriver: Kept {
+    fn ops(&self) -> Ops;
+
+    /// Makes an open file on the driver, which is not opened yet.
+    fn prepare<'a>(self: Arc<Self>, core: OpenCore) -> Arc<dyn AnyOpen + 'a>
+    where
+        Self: 'a;
+}
+
+/// An open file without the type of its driver.
+pub(crate) trait AnyOpen: Busy {
+    fn core(&self) -> &OpenCore;
+
+    /// Runs the driver's `open`, once, before anybody else can know the open file.
+    fn open(&self) -> Result<(), Errno>;
+
+    /// Reads into `chunk` for the opener, if that can be done at once: the usual case in one call.
+    ///
+    /// # Errors
+    ///
+    /// Whatever else became of it.
+    #[cfg(any(feature = "std", loom, shuttle))]
+    fn read_now(&self, offset: u64, len: usize, chunk: &mut Chunk) -> Result<(), Outcome>;
+
+    /// Reads into `chunk`, or says what is to be waited for.
+    fn read(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, chunk: &mut Chunk) -> Outcome;
+
+    /// Finishes a read that was deferred, with what the driver answered.
+    fn finish_read(
+        &self,
+        queue: Option<InQueue<'_>>,
+        ask: &Ask<'_>,
+        answer: &mut Vec<u8>,
+        chunk: &mut Chunk,
+    ) -> Outcome;
+
+    fn write(&self, queue: Option<InQueue<'_>>, ask: &Ask<'_>, data: &[u8]) -> Outcome;
+
+    fn mmap(&self, queue: Option<InQueue<'_>>, op: &MapOp<'_>) -> Outcome;
+
+    /// Gives up a place in the queue of the gate.
+    fn give_up(&self, key: u64);
+
+    /// Closes the gate; tells whether somebody is inside. See [`Gate::close`].
+    fn close(&self, token: Option<Token>) -> bool;
+
+    /// Releases unless somebody is inside. See [`Gate::finish_close`].
+    fn finish_close(&self);
+
+    fn is_closed(&self) -> bool;
+}
+
+/// What an open file is, apart from its driver; has file lifetime.
+pub(crate) struct OpenCore {
+    pub(crate) realm: Arc<Realm>,
+    pub(crate) tree: Arc<Shared>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) ready: Arc<Ready>,
+    pub(crate) record: Arc<Record>,
+    pub(crate) opener: Caller,
+    pub(crate) flags: OpenFlags,
+    /// The key in the node's list of open files.
+    pub(crate) key: u64,
+    pub(crate) kind: Kind,
+    pub(crate) ready_by: ReadyBy,
+    pub(crate) ops: Ops,
+}
+
+/// What is known about an open file while it runs, and what ends its file lifetime.
+///
+/// Operations of one caller write it once: it may share a cache line with another open file's.
+pub(crate) struct Record {
+    pub(crate) running: Running,
+    /// How many of the two ends, last close and release, are still to come.
+    ends: AtomicU8,
+    pub(crate) free: Mutex<Vec<Free>>,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self { running: Running::new(), ends: AtomicU8::new(2), free: Mutex::new(Vec::new()) }
+    }
+
+    /// Marks one of the ends; after the second, `free` runs.
+    pub(crate) fn end(&self) {
+        if self.ends.fetch_sub(1, AcqRel) == 1 {
+            let free = core::mem::take(&mut *self.free.lock());
+            assert_unlocked();
+            for free in free {
+                let _ = contain(free);
+            }
+        }
     }
 }
 

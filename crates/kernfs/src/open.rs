@@ -10,12 +10,13 @@ use core::fmt;
 use core::future::{Future, poll_fn};
 use core::task::{Context, Poll};
 
-use crate::active::{AnyOpen, Ask, Chunk, InQueue, Outcome};
 use crate::client::Inode;
 use crate::errno::Errno;
 use crate::meta::{Caller, OpenFlags};
+use crate::node::AnyOpen;
 use crate::ops::{Kind, MapOp, Ops, Pending, ReadyBy, Slot};
 use crate::realm::PAGE_SIZE;
+use crate::request::{Ask, Chunk, InQueue, Outcome};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Release;
 use crate::wait::Events;
@@ -80,7 +81,7 @@ impl OpenFile {
     ) -> Poll<Result<usize, Errno>> {
         let mut chunk = Chunk::new();
         let ask = Ask { caller, offset, len: buf.len() };
-        self.attempt_read(Some(cx), waiter, &ask, &mut chunk).map_ok(|_| copy(&chunk, buf))
+        self.attempt_read(Some(cx), waiter, &ask, &mut chunk).map_ok(|_| chunk.copy_to(buf))
     }
 
     /// Does the same as [`poll_read_at`](Self::poll_read_at) and returns at most `len` bytes.
@@ -231,13 +232,13 @@ impl OpenFile {
     /// Returns who opened the file.
     #[must_use]
     pub fn opener(&self) -> &Caller {
-        self.0.open.core().opener()
+        &self.0.open.core().opener
     }
 
     /// Returns what the file was opened for.
     #[must_use]
     pub fn flags(&self) -> OpenFlags {
-        self.0.open.core().flags()
+        self.0.open.core().flags
     }
 
     /// Returns the shape of the contents.
@@ -377,7 +378,7 @@ impl OpenFile {
         offset: u64,
     ) -> Outcome {
         let core = self.0.open.core();
-        if !core.flags().contains(OpenFlags::WRITE) {
+        if !core.flags.contains(OpenFlags::WRITE) {
             return Outcome::Done(Err(Errno::EBADF));
         }
         match core.node.file().and_then(|file| file.write_limit.admit(data.len())) {
@@ -443,17 +444,11 @@ impl OpenFile {
 impl fmt::Debug for OpenFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenFile")
-            .field("ino", &self.0.open.core().ino())
+            .field("ino", &self.0.open.core().node.ino())
             .field("flags", &self.flags())
             .field("is_severed", &self.is_severed())
             .finish()
     }
-}
-
-pub(crate) fn copy(chunk: &Chunk, buf: &mut [u8]) -> usize {
-    let bytes = chunk.bytes();
-    buf[..bytes.len()].copy_from_slice(bytes);
-    bytes.len()
 }
 
 /// What an operation that waits keeps from one poll to the next.

@@ -7,8 +7,7 @@ use core::fmt;
 
 use bitflags::bitflags;
 
-use crate::active::{AnyOpen, OpenCore, OpenNode};
-use crate::drain::{Draining, Kept};
+use crate::drain::Draining;
 use crate::errno::Errno;
 use crate::meta::{Caller, OpenFlags};
 use crate::sync::Mutex;
@@ -155,36 +154,39 @@ impl<T: FileOps> ReadShared<T> {
 
 /// An open(2) of a client.
 pub struct OpenOp<'a> {
-    core: &'a OpenCore,
+    pub(crate) caller: &'a Caller,
+    pub(crate) flags: OpenFlags,
+    pub(crate) ino: u64,
+    pub(crate) ready: &'a Arc<Ready>,
+    pub(crate) free: &'a Mutex<Vec<Free>>,
 }
 
-impl<'a> OpenOp<'a> {
-    pub(crate) fn new(core: &'a OpenCore) -> Self {
-        Self { core }
-    }
+/// What runs at the last close of an open file.
+pub(crate) type Free = Box<dyn FnOnce() + Send>;
 
+impl OpenOp<'_> {
     /// Returns who opens.
     #[must_use]
     pub fn caller(&self) -> &Caller {
-        self.core.opener()
+        self.caller
     }
 
     /// Returns what the open file is for.
     #[must_use]
     pub fn flags(&self) -> OpenFlags {
-        self.core.flags()
+        self.flags
     }
 
     /// Returns the inode number of the file.
     #[must_use]
     pub fn ino(&self) -> u64 {
-        self.core.ino()
+        self.ino
     }
 
     /// Returns the readiness of the open file, to keep.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        self.core.readiness()
+        Readiness(Arc::clone(self.ready))
     }
 
     /// Registers what ends the *file lifetime*: runs once, at the last close, after `release`.
@@ -192,7 +194,7 @@ impl<'a> OpenOp<'a> {
     /// It is `'static` and the driver's own lifetime ends at severing, so it cannot reach the
     /// driver (this is what `kernfs_ops.free` was proposed for). Does not run if the open fails.
     pub fn on_free(&mut self, free: impl FnOnce() + Send + 'static) {
-        self.core.on_free(Box::new(free));
+        self.free.lock().push(Box::new(free));
     }
 }
 
@@ -547,28 +549,5 @@ impl<F: Fn(&mut ReadOp<'_>) + Send + Sync> FileOps for Show<F> {
     fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
         (self.0)(op);
         Ok(())
-    }
-}
-
-/// A driver without its type: what a node holds.
-pub(crate) trait AnyDriver: Kept {
-    fn ops(&self) -> Ops;
-
-    /// Makes an open file on the driver, which is not opened yet.
-    fn prepare<'a>(self: Arc<Self>, core: OpenCore) -> Arc<dyn AnyOpen + 'a>
-    where
-        Self: 'a;
-}
-
-impl<T: FileOps> AnyDriver for T {
-    fn ops(&self) -> Ops {
-        T::OPS
-    }
-
-    fn prepare<'a>(self: Arc<Self>, core: OpenCore) -> Arc<dyn AnyOpen + 'a>
-    where
-        Self: 'a,
-    {
-        Arc::new(OpenNode::new(self, core))
     }
 }

@@ -10,7 +10,8 @@ use crate::drain::Draining;
 use crate::errno::{Errno, Rejected};
 use crate::file::{self, FileOptions, Notifier};
 use crate::inside;
-use crate::ops::{AnyDriver, FileOps};
+use crate::node::AnyDriver;
+use crate::ops::FileOps;
 use crate::sever::Owner;
 use crate::sync::Mutex;
 

@@ -11,10 +11,9 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::active::AnyOpen;
 use crate::changes::{Change, Severed};
 use crate::drain::{Busy, Drain, Draining, Kept, Token};
-use crate::node::{HIDDEN, Inner, Node, REMOVED};
+use crate::node::{AnyOpen, HIDDEN, Inner, Node, REMOVED};
 use crate::tree::Shared;
 
 /// Owns a node: severs it when dropped, unless it was disarmed.
