@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 
 use kernfs::Mode;
-use kernfs_bench::measure::{Case, Samples, interleave};
+use kernfs_bench::measure::{Case, Figures, Samples, interleave};
 use kernfs_bench::table::{Row, print_section};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -106,12 +106,15 @@ fn compare(
     });
     let samples = interleave(stage.effort, cases.collect());
     drop(pinned);
+    // The first of the latencies was a warm-up.
+    let latencies = latencies.into_iter().map(|latencies| latencies.into_inner().split_off(1));
+    let latencies: Vec<_> = latencies.collect();
+    let fuser = samples.iter().position(|samples| samples.name == FUSER);
     let rows = samples.iter().zip(&latencies);
-    rows.map(|(of, latencies)| row(of, &latencies.borrow()[1..], &samples)).collect()
+    rows.map(|(of, its)| row(of, its, &samples, fuser.map(|at| &*latencies[at]))).collect()
 }
 
-/// Makes a row; the first of the latencies was a warm-up.
-fn row(of: &Samples, latencies: &[Latencies], all: &[Samples]) -> Row {
+fn row(of: &Samples, latencies: &[Latencies], all: &[Samples], fuser: Option<&[Latencies]>) -> Row {
     let mut row = Row::time(of);
     for (base, short) in [(CGROUP, "kernel"), (FUSER, "fuser")] {
         if let Some(base) = all.iter().find(|samples| samples.name == base) {
@@ -121,7 +124,13 @@ fn row(of: &Samples, latencies: &[Latencies], all: &[Samples]) -> Row {
     let per_second = 1e9 / row.figures.median;
     let p50 = micros(median(latencies.iter().map(|each| each.p50)));
     let p99 = micros(median(latencies.iter().map(|each| each.p99)));
-    row.note(format!("{per_second:.0}/s, p50 {p50} us, p99 {p99} us"))
+    let note = format!("{per_second:.0}/s, p50 {p50} us, p99 {p99} us");
+    let Some(fuser) = fuser else { return row.note(note) };
+    // What other processes take from a sample is in its mean, and not in its median.
+    let p50s = latencies.iter().zip(fuser).map(|(a, b)| a.p50.as_secs_f64() / b.p50.as_secs_f64());
+    let ratio = Figures::of(p50s.collect());
+    let Figures { median, min, max, .. } = ratio;
+    row.note(format!("{note}, p50 {median:.2} of fuser's [{min:.2}..{max:.2}]"))
 }
 
 /// Processes that run on one processor, until it is dropped.

@@ -36,6 +36,7 @@ pub(crate) fn measure(stage: &Stage) {
     println!("  What others notice, asked about once in a millisecond for {time:?} each:");
     let mut client = Client::start();
     let other = stage.at("slow/other");
+    let mut alone = Vec::new();
     let mut ask = |whose: &str, judge: bool| {
         let asked = [
             ("stat of another file, attributes kept", Op::Stat),
@@ -43,12 +44,17 @@ pub(crate) fn measure(stage: &Stage) {
             ("read of another file", Op::Read),
             ("open, read, close of another file", Op::OpenReadClose),
         ];
-        for (what, op) in asked {
+        for (at, (what, op)) in asked.into_iter().enumerate() {
             let Latencies { count, p50, p99, max } = client.sample(op, &other, time);
-            let verdict = match (judge, p99 < TARGET) {
-                (false, _) => String::new(),
-                (true, true) => format!(" target p99 < {TARGET:?}: met"),
-                (true, false) => format!(" target p99 < {TARGET:?}: MISSED"),
+            let verdict = if !judge {
+                alone.push(p99);
+                String::new()
+            } else if p99 < TARGET {
+                format!(" target p99 < {TARGET:?}: met")
+            } else if alone[at] < TARGET / 2 {
+                format!(" target p99 < {TARGET:?}: MISSED")
+            } else {
+                format!(" target p99 < {TARGET:?}: MISSED, alone too: the machine is not idle")
             };
             println!(
                 "  {:<46} p50 {:>6} us, p99 {:>6} us, max {:>6} us, of {count}{verdict}",
