@@ -7,8 +7,10 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, open, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno as Os;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -194,7 +196,12 @@ impl Mounted {
         if !device.is_connected() {
             return self.clear_away();
         }
-        drop(self.open_ours(device)?);
+        match self.open_ours(device) {
+            Ok(root) => drop(root),
+            // Out of the tree already: detached, here or by somebody else.
+            Err(_) if matches!(mounted_at(&self.path), Ok(None)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
         let flags = UnmountFlags::NOFOLLOW;
         match rustix::mount::unmount(&self.path, flags) {
             Ok(()) => Ok(()),
@@ -288,12 +295,20 @@ fn make_way(path: &Path, options: &MountOptions) -> Result<bool, MountError> {
     let expected = fstype(options);
     let mount_point = |source| MountError::MountPoint { path: path.into(), source };
     let mut recovered = false;
+    let mut looks = 0;
     while let Some(entry) = mounted_at(path).map_err(mount_point)? {
         let is_dead = entry.fstype.starts_with("fuse") && is_dead(path);
         if !is_dead && options.over_mount {
             break;
         }
         if !is_dead {
+            // A mount of our own type may be going at this moment: the server was killed, and the
+            // connection is being torn down, or a watchdog is unmounting it.
+            looks += 1;
+            if entry.fstype == expected && options.recover && looks < LOOKS {
+                thread::sleep(LOOK_AGAIN);
+                continue;
+            }
             return Err(MountError::Occupied { path: path.into(), found: entry.fstype });
         }
         if entry.fstype != expected || !options.recover {
@@ -306,9 +321,17 @@ fn make_way(path: &Path, options: &MountOptions) -> Result<bool, MountError> {
     Ok(recovered)
 }
 
+/// How often, and after what pause, a mount of our own type that seems alive is looked at: longer
+/// than a killed server takes to be gone, shorter than a user takes to wonder.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Returns whether the mount at a path has lost its server.
+///
+/// The server is asked: what the kernel has cached outlives it.
 fn is_dead(path: &Path) -> bool {
-    matches!(rustix::fs::stat(path), Err(Os::NOTCONN))
+    let asked = statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE);
+    matches!(asked, Err(Os::NOTCONN))
 }
 
 /// Detaches a dead mount, if it is still the one that was looked at.
