@@ -223,7 +223,8 @@ fn everything_that_was_looked_up_is_given_back() {
             });
         }
     });
-    eventually("all to be closed", || mount.stats().handles == 0);
+    let closed = || mount.stats().handles == 0 && tree.usage().open_files == 0;
+    eventually("all to be closed", closed);
     drop_caches();
     eventually("the kernel to forget", || {
         drop_caches();

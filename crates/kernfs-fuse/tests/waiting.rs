@@ -373,7 +373,7 @@ fn a_thousand_parked_readers_are_answered_at_removal() {
         let readers: Vec<_> = (0..READERS).map(spawn).collect();
         eventually("all to sleep", || stats().parked == READERS);
         assert_eq!(stats().handles, READERS);
-        assert!(stats().threads < 20, "a parked read has no thread");
+        assert!(stats().threads <= 64, "a parked read has no thread");
         // One event wakes one of them for good.
         let _ = events.remove().unwrap();
         assert_eq!(stats().parked, 0);
