@@ -5,7 +5,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::dir::{Child, Dir, DirOp, DirOps};
 use crate::drain::Draining;
 use crate::errno::Errno;
 use crate::inside::{Inside, Panicked, Place, contain};
@@ -13,14 +12,13 @@ use crate::meta::{
     Access, Attr, Caller, MAX_XATTR_VALUE, Mode, NodeKind, OpenFlags, Operation, SetAttr, Tag,
     XattrFlags, check_xattr,
 };
-use crate::name::{Name, relative};
+use crate::name::relative;
 use crate::node::{HIDDEN, Inner, Node, REMOVED, RMDIR};
 use crate::open::OpenFile;
 use crate::ops::Ops;
 use crate::realm::Manners;
-use crate::sever::Owner;
+use crate::structure::{AnyDirOps, Shared};
 use crate::sync::assert_unlocked;
-use crate::tree::Shared;
 
 /// A view of a tree: whose namespace, and with the powers of which caller.
 ///
@@ -200,11 +198,17 @@ pub struct Inode {
     tag: Option<Tag>,
 }
 
-impl Inode {
-    pub(crate) fn new(tree: &Arc<Shared>, node: &Arc<Node>) -> Self {
-        Self { tree: Arc::clone(tree), node: Arc::clone(node), tag: node.place.lock().tag }
+impl OpenFile {
+    /// Returns the node, whose attributes can be asked and set on severed files too.
+    #[must_use]
+    pub fn inode(&self) -> Inode {
+        let node = Arc::clone(&self.0.open.core().node);
+        let tag = node.place.lock().tag;
+        Inode { tree: Arc::clone(&self.0.tree), node, tag }
     }
+}
 
+impl Inode {
     /// Returns the inode number.
     #[must_use]
     pub fn ino(&self) -> u64 {
@@ -232,8 +236,7 @@ impl Inode {
     /// Returns the path from the root; of what was removed, the last one.
     #[must_use]
     pub fn path(&self) -> Vec<u8> {
-        let (_, names) = self.tree.locked(|| self.node.names());
-        crate::name::absolute(&names)
+        self.tree.path(&self.node)
     }
 
     /// Finds a child; `.` is the directory itself, `..` its parent.
@@ -407,7 +410,7 @@ impl Inode {
             self.check_directions(access)?;
         }
         let caller = caller.nonblocking(flags.contains(OpenFlags::NONBLOCK));
-        self.node.open(&self.tree, &caller, flags).map(OpenFile::new)
+        OpenFile::open(&self.tree, &self.node, &caller, flags)
     }
 
     /// Opens a directory for listing.
@@ -437,9 +440,10 @@ impl Inode {
             return Err(Errno::EEXIST);
         }
         self.check_access(caller, Access::WRITE | Access::EXEC)?;
-        let name = Name::new(name, self.tree.realm.limits.name)?;
-        let op = DirOp { caller, mode };
-        self.call(&self.node, Operation::Mkdir, caller, |ops| ops.mkdir(&self.as_dir(), &name, &op))
+        let name = self.tree.realm.name(name)?;
+        self.call(&self.node, Operation::Mkdir, caller, |ops| {
+            ops.mkdir(&self.tree, &self.node, &name, caller, mode)
+        })
     }
 
     /// Removes a directory (`kernfs_iop_rmdir`); the client's answer is due when the removal that
@@ -452,9 +456,8 @@ impl Inode {
     pub fn rmdir(&self, caller: &Caller, name: impl AsRef<[u8]>) -> Result<Draining, Errno> {
         let child = self.victim(caller, name.as_ref())?;
         child.dir()?;
-        let op = DirOp { caller, mode: Mode::new(0) };
         let draining = self
-            .call(&child, Operation::Rmdir, caller, |ops| ops.rmdir(&self.as_child(&child), &op))?;
+            .call(&child, Operation::Rmdir, caller, |ops| ops.rmdir(&self.tree, &child, caller))?;
         if child.has(REMOVED) {
             child.raise(RMDIR);
         }
@@ -471,9 +474,8 @@ impl Inode {
         if child.kind() == NodeKind::Dir {
             return Err(Errno::EISDIR);
         }
-        let op = DirOp { caller, mode: Mode::new(0) };
         self.call(&self.node, Operation::Unlink, caller, |ops| {
-            ops.unlink(&self.as_child(&child), &op)
+            ops.unlink(&self.tree, &child, caller)
         })
     }
 
@@ -496,23 +498,14 @@ impl Inode {
         }
         to.node.dir()?;
         to.check_access(caller, Access::WRITE | Access::EXEC)?;
-        let new_name = Name::new(new_name.as_ref(), self.tree.realm.limits.name)?;
-        let op = DirOp { caller, mode: Mode::new(0) };
+        let new_name = self.tree.realm.name(new_name.as_ref())?;
         self.call(&to.node, Operation::Rename, caller, |ops| {
-            ops.rename(&self.as_child(&child), &to.as_dir(), &new_name, &op)
+            ops.rename(&self.tree, &child, &to.node, &new_name, caller)
         })
     }
 
     fn other(&self, node: Arc<Node>) -> Self {
         Self { tree: Arc::clone(&self.tree), node, tag: self.tag }
-    }
-
-    fn as_dir(&self) -> Dir {
-        Dir::from_owner(Owner::borrowed(&self.tree, &self.node))
-    }
-
-    fn as_child(&self, node: &Arc<Node>) -> Child {
-        Child::new(Owner::borrowed(&self.tree, node))
     }
 
     fn check_directions(&self, access: Access) -> Result<(), Errno> {
@@ -554,7 +547,7 @@ impl Inode {
         within: &Arc<Node>,
         operation: Operation,
         caller: &Caller,
-        body: impl FnOnce(&dyn DirOps) -> Result<R, Errno>,
+        body: impl FnOnce(&dyn AnyDirOps) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         let ops = self.tree.dir_ops().ok_or(Errno::EPERM)?;
         let dir = within.dir()?;

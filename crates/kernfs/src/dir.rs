@@ -7,38 +7,21 @@ use core::fmt;
 use crate::drain::Draining;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::drain::NotDrained;
-use crate::errno::{Errno, Rejected};
-use crate::file::{File, FileOptions, owner_methods, path, rename, set_attr};
-use crate::meta::{Caller, Meta, Mode, SetAttr, Tag};
+use crate::errno::Errno;
+use crate::meta::{Caller, Mode, SetAttr, Tag};
 use crate::name::Name;
 use crate::node::{DirNode, Inner, Node, REMOVED};
-use crate::ops::FileOps;
-use crate::sever::Owner;
+use crate::owner::{Owner, S_ISGID, owner_methods};
+use crate::structure::{AnyDirOps, Shared};
 
 /// A directory, in the hands of the owner.
 ///
 /// Dropping it severs it and all below it, without waiting.
 pub struct Dir {
-    owner: Owner,
+    pub(crate) owner: Owner,
 }
 
 impl Dir {
-    /// Adds a file, whose driver is handed in and comes back when the file is removed.
-    ///
-    /// # Errors
-    ///
-    /// EEXIST: the name is taken. ENOENT: this directory was removed, or the name is empty.
-    /// ENAMETOOLONG: the name or the path is too long. EINVAL: not a name, or a tag where there
-    /// must be none, or the other way round. The error gives the driver back.
-    pub fn add_file<T: FileOps + 'static>(
-        &self,
-        name: impl AsRef<[u8]>,
-        options: impl Into<FileOptions>,
-        driver: T,
-    ) -> Result<File<T>, Rejected<T>> {
-        File::add(&self.owner, name.as_ref(), options.into(), driver)
-    }
-
     /// Adds a directory.
     ///
     /// # Errors
@@ -50,13 +33,13 @@ impl Dir {
         options: impl Into<DirOptions>,
     ) -> Result<Self, Errno> {
         let options = options.into();
-        let name = self.name_of(name.as_ref())?;
         let setgid = self.owner.node().meta.lock().mode.bits() & S_ISGID;
         let mode = Mode::new(options.mode.bits() | setgid);
-        let gid = options.gid.unwrap_or_else(|| inherited_gid(self.owner.node()));
+        let gid = options.gid.unwrap_or_else(|| self.owner.group_of_new());
         let meta = self.owner.tree().realm.meta(mode, options.uid, gid);
         let dir = Inner::Dir(DirNode::new(options.tagged_children));
-        add_node(&self.owner, name, options.tag, meta, dir).map(Self::from_owner)
+        let owner = self.owner.add(name.as_ref(), options.tag, meta, dir)?;
+        Ok(Self { owner })
     }
 
     /// Adds a symbolic link to a node; its text is computed at each readlink, so it follows
@@ -73,7 +56,6 @@ impl Dir {
             return Err(Errno::EXDEV);
         }
         let node = target.node();
-        let name = self.name_of(name.as_ref())?;
         let tagged = self.owner.node().dir()?.tagged;
         let tag = node.place.lock().tag.filter(|_| tagged);
         let (uid, gid) = {
@@ -82,7 +64,8 @@ impl Dir {
         };
         let meta = self.owner.tree().realm.meta(Mode::new(0o777), uid, gid);
         let link = Inner::Link(Arc::clone(node));
-        add_node(&self.owner, name, tag, meta, link).map(|owner| Link { owner })
+        let owner = self.owner.add(name.as_ref(), tag, meta, link)?;
+        Ok(Link { owner })
     }
 
     /// Attaches a [detached directory](crate::Tree::detached_dir) under a name, with all that is
@@ -126,7 +109,7 @@ impl Dir {
 
     /// Severs the directory and all below it without waiting; may be called anywhere.
     pub fn sever(self) -> Draining {
-        self.owner.sever(Arc::new(()))
+        self.owner.sever()
     }
 
     /// Severs the directory and all below it and waits until all is at rest.
@@ -153,31 +136,19 @@ impl Dir {
 
     owner_methods!();
 
-    pub(crate) fn from_owner(owner: Owner) -> Self {
-        Self { owner }
-    }
-
-    pub(crate) fn owner(&self) -> &Owner {
-        &self.owner
-    }
-
-    fn name_of(&self, name: &[u8]) -> Result<Name, Errno> {
-        Name::new(name, self.owner.tree().realm.limits.name)
-    }
-
     fn attach_tagged(&self, name: &[u8], dir: &Self, tag: Option<Tag>) -> Result<(), Errno> {
         let tree = self.owner.tree();
         if !Arc::ptr_eq(tree, dir.owner.tree()) {
             return Err(Errno::EXDEV);
         }
-        tree.attach(self.owner.node(), self.name_of(name)?, tag, dir.owner.node())
+        tree.attach(self.owner.node(), tree.realm.name(name)?, tag, dir.owner.node())
     }
 
     fn sever_tagged(&self, name: &[u8], tag: Option<Tag>) -> Result<Draining, Errno> {
         let dir = self.owner.node().dir()?;
         let child = dir.children.read().find(tag, name).map(|child| Arc::clone(&child.node));
         let child = child.ok_or(Errno::ENOENT)?;
-        Ok(Owner::borrowed(self.owner.tree(), &child).sever(Arc::new(())))
+        Ok(Owner::borrowed(self.owner.tree(), &child).sever())
     }
 }
 
@@ -238,7 +209,7 @@ pub struct Link {
 impl Link {
     /// Removes the link without waiting for front ends.
     pub fn sever(self) -> Draining {
-        self.owner.sever(Arc::new(()))
+        self.owner.sever()
     }
 
     /// Removes the link and waits until front ends have taken it away.
@@ -270,11 +241,11 @@ pub trait Target: sealed::Sealed {}
 
 impl<T: sealed::Sealed> Target for T {}
 
-mod sealed {
-    use crate::sever::Owner;
+pub(crate) mod sealed {
+    use crate::owner::Owner;
 
     #[expect(missing_debug_implementations, reason = "sealed")]
-    pub struct Handle<'a>(pub(super) &'a Owner);
+    pub struct Handle<'a>(pub(crate) &'a Owner);
 
     pub trait Sealed {
         fn handle(&self) -> Handle<'_>;
@@ -289,12 +260,6 @@ mod sealed {
     impl Sealed for super::Link {
         fn handle(&self) -> Handle<'_> {
             Handle(&self.owner)
-        }
-    }
-
-    impl<T> Sealed for super::File<T> {
-        fn handle(&self) -> Handle<'_> {
-            Handle(self.owner())
         }
     }
 }
@@ -350,8 +315,8 @@ pub trait DirOps: Send + Sync {
 /// A change of the structure that a client asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct DirOp<'a> {
-    pub(crate) caller: &'a Caller,
-    pub(crate) mode: Mode,
+    caller: &'a Caller,
+    mode: Mode,
 }
 
 impl DirOp<'_> {
@@ -368,26 +333,69 @@ impl DirOp<'_> {
     }
 }
 
+impl<D: DirOps> AnyDirOps for D {
+    fn mkdir(
+        &self,
+        tree: &Arc<Shared>,
+        parent: &Arc<Node>,
+        name: &Name,
+        caller: &Caller,
+        mode: Mode,
+    ) -> Result<(), Errno> {
+        let parent = Dir { owner: Owner::borrowed(tree, parent) };
+        DirOps::mkdir(self, &parent, name, &DirOp { caller, mode })
+    }
+
+    fn rmdir(
+        &self,
+        tree: &Arc<Shared>,
+        dir: &Arc<Node>,
+        caller: &Caller,
+    ) -> Result<Draining, Errno> {
+        let dir = Child { owner: Owner::borrowed(tree, dir) };
+        DirOps::rmdir(self, &dir, &DirOp { caller, mode: Mode::new(0) })
+    }
+
+    fn unlink(
+        &self,
+        tree: &Arc<Shared>,
+        node: &Arc<Node>,
+        caller: &Caller,
+    ) -> Result<Draining, Errno> {
+        let node = Child { owner: Owner::borrowed(tree, node) };
+        DirOps::unlink(self, &node, &DirOp { caller, mode: Mode::new(0) })
+    }
+
+    fn rename(
+        &self,
+        tree: &Arc<Shared>,
+        node: &Arc<Node>,
+        to: &Arc<Node>,
+        name: &Name,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        let node = Child { owner: Owner::borrowed(tree, node) };
+        let to = Dir { owner: Owner::borrowed(tree, to) };
+        DirOps::rename(self, &node, &to, name, &DirOp { caller, mode: Mode::new(0) })
+    }
+}
+
 /// The node that a client's system call is about, with the powers that [`DirOps`] needs.
 pub struct Child {
     owner: Owner,
 }
 
 impl Child {
-    pub(crate) fn new(owner: Owner) -> Self {
-        Self { owner }
-    }
-
     /// Severs the node and all below it without waiting.
     pub fn sever(&self) -> Draining {
-        Owner::borrowed(self.owner.tree(), self.owner.node()).sever(Arc::new(()))
+        Owner::borrowed(self.owner.tree(), self.owner.node()).sever()
     }
 
     /// Returns the node as a directory, if it is one; dropping that severs nothing.
     #[must_use]
     pub fn as_dir(&self) -> Option<Dir> {
         let owner = Owner::borrowed(self.owner.tree(), self.owner.node());
-        self.owner.node().dir().ok().map(|_| Dir::from_owner(owner))
+        self.owner.node().dir().ok().map(|_| Dir { owner })
     }
 
     owner_methods!();
@@ -397,25 +405,4 @@ impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Child").field(self.owner.node()).finish()
     }
-}
-
-/// New nodes get the group of a parent with this bit, and directories the bit itself.
-const S_ISGID: u16 = 0o2000;
-
-pub(crate) fn inherited_gid(parent: &Node) -> u32 {
-    let meta = parent.meta.lock();
-    if meta.mode.bits() & S_ISGID != 0 { meta.gid } else { 0 }
-}
-
-pub(crate) fn add_node(
-    dir: &Owner,
-    name: Name,
-    tag: Option<Tag>,
-    meta: Meta,
-    inner: Inner,
-) -> Result<Owner, Errno> {
-    let tree = dir.tree();
-    let node = tree.new_node(name, tag, meta, inner);
-    tree.add(dir.node(), &node)?;
-    Ok(Owner::new(tree, node))
 }

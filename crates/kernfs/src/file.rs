@@ -6,18 +6,39 @@ use core::fmt;
 use core::ops::Deref;
 
 use crate::changes::Change;
-use crate::dir::Dir;
+use crate::dir::{Dir, sealed};
 use crate::drain::Draining;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::drain::NotDrained;
 use crate::errno::{Errno, Rejected};
 use crate::meta::{Caller, Mode, OpenFlags, SetAttr, Tag};
 use crate::name::Name;
-use crate::node::{HIDDEN, Inner, Node, REMOVED};
+use crate::node::{AnyDriver, FileNode, HIDDEN, Inner, Node, REMOVED};
 use crate::ops::FileOps;
+use crate::owner::{Owner, owner_methods};
 use crate::realm::{Manners, PAGE_SIZE, WriteLimit};
-use crate::sever::{self, Owner};
-use crate::tree::Shared;
+use crate::sever;
+use crate::structure::Shared;
+
+impl Dir {
+    /// Adds a file, whose driver is handed in and comes back when the file is removed.
+    ///
+    /// # Errors
+    ///
+    /// EEXIST: the name is taken. ENOENT: this directory was removed, or the name is empty.
+    /// ENAMETOOLONG: the name or the path is too long. EINVAL: not a name, or a tag where there
+    /// must be none, or the other way round. The error gives the driver back.
+    pub fn add_file<T: FileOps + 'static>(
+        &self,
+        name: impl AsRef<[u8]>,
+        options: impl Into<FileOptions>,
+        driver: T,
+    ) -> Result<File<T>, Rejected<T>> {
+        let (owner, driver) =
+            add(&self.owner, name.as_ref(), options.into(), driver, |driver| driver)?;
+        Ok(File { owner, driver })
+    }
+}
 
 /// A file and its driver `T`, in the hands of the owner.
 ///
@@ -52,7 +73,7 @@ impl<T> File<T> {
     /// `release` takes.
     pub fn sever(self) -> Draining<T> {
         let Self { owner, driver } = self;
-        owner.sever(driver)
+        owner.sever_with(driver)
     }
 
     /// Returns the driver of a file that was removed by somebody else and is at rest.
@@ -86,8 +107,9 @@ impl<T> File<T> {
     /// The driver stays, the name stays taken. The removal that is returned waits for the gates
     /// that were closed.
     pub fn hide(&self) -> Draining {
-        let (drain, kept) = sever::hide(self.owner.tree(), self.owner.node());
-        Draining::new(Arc::clone(&self.owner.tree().realm), drain, Arc::new(()), kept)
+        let tree = self.owner.tree();
+        let drain = sever::hide(tree, self.owner.node());
+        Draining::new(Arc::clone(&tree.realm), drain, Arc::new(()), Vec::new())
     }
 
     /// Makes a hidden file visible again (`kernfs_show(kn, true)`); what was open stays dead.
@@ -106,13 +128,13 @@ impl<T> File<T> {
     ///
     /// May be called anywhere, also in `release` and after removal, when it does nothing.
     pub fn notify(&self) {
-        notify(self.owner.tree(), self.owner.node());
+        self.owner.tree().notify(self.owner.node());
     }
 
     /// Returns a handle that can only notify, to be kept where the file cannot be.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
-        Notifier { tree: Arc::clone(self.owner.tree()), node: Arc::clone(self.owner.node()) }
+        Notifier::new(&self.owner)
     }
 
     /// Returns who holds the file open, in the order of opening.
@@ -140,87 +162,13 @@ impl<T> File<T> {
     }
 }
 
-/// What every owner's handle can do.
-macro_rules! owner_methods {
-    () => {
-        /// Renames the node, or moves it to another directory of the same tree
-        /// (`kernfs_rename_ns`). Open files stay as they are.
-        ///
-        /// # Errors
-        ///
-        /// ENOENT: the node or the directory was removed. EEXIST: the name is taken. EINVAL: a move
-        /// below itself, or of a directory that is not attached. EXDEV: another tree. ENAMETOOLONG,
-        /// EINVAL: the name is none.
-        pub fn rename(&self, to: &Dir, name: impl AsRef<[u8]>) -> Result<(), Errno> {
-            let tag = self.owner.node().place.lock().tag;
-            rename(&self.owner, to, name.as_ref(), tag)
-        }
-
-        /// Does the same between namespaces: the node gets another tag.
-        ///
-        /// # Errors
-        ///
-        /// As for `rename`; EINVAL also if the directory is not a tagged one.
-        pub fn rename_in(&self, to: &Dir, name: impl AsRef<[u8]>, tag: Tag) -> Result<(), Errno> {
-            rename(&self.owner, to, name.as_ref(), Some(tag))
-        }
-
-        /// Changes mode, owner or times (`kernfs_setattr`).
-        pub fn set_attr(&self, set: &SetAttr) {
-            set_attr(&self.owner, set);
-        }
-
-        /// Returns the inode number, which is never reused.
-        #[must_use]
-        pub fn ino(&self) -> u64 {
-            self.owner.node().ino()
-        }
-
-        /// Returns the name.
-        #[must_use]
-        pub fn name(&self) -> Name {
-            self.owner.node().name()
-        }
-
-        /// Returns the path from the root; of what was removed, the last one.
-        #[must_use]
-        pub fn path(&self) -> Vec<u8> {
-            path(&self.owner)
-        }
-
-        /// Tells whether the node was removed.
-        #[must_use]
-        pub fn is_removed(&self) -> bool {
-            self.owner.node().has(REMOVED)
-        }
-    };
-}
-
-pub(crate) use owner_methods;
-
 impl<T> File<T> {
     owner_methods!();
-
-    pub(crate) fn owner(&self) -> &Owner {
-        &self.owner
-    }
 }
 
-impl<T: FileOps + 'static> File<T> {
-    pub(crate) fn add(
-        dir: &Owner,
-        name: &[u8],
-        options: FileOptions,
-        driver: T,
-    ) -> Result<Self, Rejected<T>> {
-        let driver = Arc::new(driver);
-        match add(dir, name, options, Arc::clone(&driver) as Arc<_>) {
-            Ok(owner) => Ok(Self { owner, driver }),
-            Err(errno) => match Arc::into_inner(driver) {
-                Some(driver) => Err(Rejected::new(errno, driver)),
-                None => unreachable!("a file that was not added has no users"),
-            },
-        }
+impl<T> sealed::Sealed for File<T> {
+    fn handle(&self) -> sealed::Handle<'_> {
+        sealed::Handle(&self.owner)
     }
 }
 
@@ -246,14 +194,13 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    #[cfg(any(feature = "std", loom, shuttle))]
     pub(crate) fn new(owner: &Owner) -> Self {
         Self { tree: Arc::clone(owner.tree()), node: Arc::clone(owner.node()) }
     }
 
     /// Announces that the value changed; does nothing once the file was removed.
     pub fn notify(&self) {
-        notify(&self.tree, &self.node);
+        self.tree.notify(&self.node);
     }
 }
 
@@ -280,12 +227,12 @@ pub struct Holder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct FileOptions {
-    pub(crate) mode: Mode,
-    pub(crate) uid: u32,
-    pub(crate) gid: Option<u32>,
-    pub(crate) size: Option<u64>,
-    pub(crate) write_limit: Option<WriteLimit>,
-    pub(crate) tag: Option<Tag>,
+    mode: Mode,
+    uid: u32,
+    gid: Option<u32>,
+    size: Option<u64>,
+    write_limit: Option<WriteLimit>,
+    tag: Option<Tag>,
 }
 
 impl FileOptions {
@@ -326,49 +273,28 @@ impl From<Mode> for FileOptions {
     }
 }
 
-/// Adds a file without knowing the type of its driver.
-pub(crate) fn add(
+/// Adds a file, whose node knows the driver by a reference without its type.
+pub(crate) fn add<T>(
     dir: &Owner,
     name: &[u8],
     options: FileOptions,
-    driver: Arc<dyn crate::node::AnyDriver>,
-) -> Result<Owner, Errno> {
-    let tree = dir.tree();
-    let name = Name::new(name, tree.realm.limits.name)?;
-    let sysfs = tree.realm.manners == Manners::Sysfs;
+    driver: T,
+    erase: impl FnOnce(Arc<T>) -> Arc<dyn AnyDriver>,
+) -> Result<(Owner, Arc<T>), Rejected<T>> {
+    let driver = Arc::new(driver);
+    let realm = &dir.tree().realm;
+    let sysfs = realm.manners == Manners::Sysfs;
     let size = options.size.unwrap_or(if sysfs { PAGE_SIZE as u64 } else { 0 });
-    let limit = options.write_limit.unwrap_or(if sysfs {
-        WriteLimit::Page
-    } else {
-        WriteLimit::Atomic(PAGE_SIZE)
-    });
-    let gid = options.gid.unwrap_or_else(|| crate::dir::inherited_gid(dir.node()));
-    let meta = tree.realm.meta(options.mode, options.uid, gid);
-    let file = Inner::File(crate::node::FileNode::new(driver, size, limit));
-    crate::dir::add_node(dir, name, options.tag, meta, file)
-}
-
-pub(crate) fn notify(tree: &Shared, node: &Node) {
-    node.notify();
-    if !node.has(REMOVED | HIDDEN) {
-        tree.fronts.tell(|| Change::Notified { ino: node.ino() });
+    let manners_own = if sysfs { WriteLimit::Page } else { WriteLimit::Atomic(PAGE_SIZE) };
+    let limit = options.write_limit.unwrap_or(manners_own);
+    let gid = options.gid.unwrap_or_else(|| dir.group_of_new());
+    let meta = realm.meta(options.mode, options.uid, gid);
+    let file = Inner::File(FileNode::new(erase(Arc::clone(&driver)), size, limit));
+    match dir.add(name, options.tag, meta, file) {
+        Ok(owner) => Ok((owner, driver)),
+        Err(errno) => match Arc::into_inner(driver) {
+            Some(driver) => Err(Rejected::new(errno, driver)),
+            None => unreachable!("a file that was not added has no users"),
+        },
     }
-}
-
-pub(crate) fn rename(owner: &Owner, to: &Dir, name: &[u8], tag: Option<Tag>) -> Result<(), Errno> {
-    let tree = owner.tree();
-    if !Arc::ptr_eq(tree, to.owner().tree()) {
-        return Err(Errno::EXDEV);
-    }
-    tree.rename(owner.node(), to.owner().node(), Name::new(name, tree.realm.limits.name)?, tag)
-}
-
-pub(crate) fn set_attr(owner: &Owner, set: &SetAttr) {
-    // The owner may do everything.
-    let _ = owner.tree().set_attr(owner.node(), &Caller::OWNER, set);
-}
-
-pub(crate) fn path(owner: &Owner) -> Vec<u8> {
-    let (_, names) = owner.tree().locked(|| owner.node().names());
-    crate::name::absolute(&names)
 }

@@ -94,7 +94,11 @@ mod gate;
 
 mod request;
 
+mod owner;
+
 mod sever;
+
+mod structure;
 
 mod drain;
 
@@ -151,5 +155,6 @@ pub use realm::{Limits, Manners, PAGE_SIZE, WriteLimit};
 #[cfg(any(feature = "std", loom, shuttle))]
 pub use scope::Scope;
 pub use seq::{Seq, SeqOps, SeqState};
-pub use tree::{ROOT_INO, Tree, TreeBuilder, Usage};
+pub use structure::ROOT_INO;
+pub use tree::{Tree, TreeBuilder, Usage};
 pub use wait::{Events, Readiness};

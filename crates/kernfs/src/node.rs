@@ -23,7 +23,6 @@ use crate::request::{Ask, Chunk, InQueue, Outcome};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
 use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use crate::sync::{Mutex, RwLock, assert_unlocked};
-use crate::tree::Shared;
 use crate::wait::Ready;
 
 /// The node was removed; it never comes back (`KERNFS_REMOVING`).
@@ -166,56 +165,6 @@ impl Node {
         (node, names)
     }
 
-    /// Opens a file: puts an open file in the list, then lets the driver open it.
-    ///
-    /// Whoever severs in between finds the open file in the list and closes its gate.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        tree: &Arc<Shared>,
-        caller: &Caller,
-        flags: OpenFlags,
-    ) -> Result<Arc<dyn AnyOpen>, Errno> {
-        let file = self.file()?;
-        tree.realm.count_open()?;
-        let result = file.insert(|driver, key| {
-            Arc::clone(driver).prepare(OpenCore {
-                realm: Arc::clone(&tree.realm),
-                tree: Arc::clone(tree),
-                node: Arc::clone(self),
-                ready: Arc::new(Ready::new()),
-                record: Arc::new(Record::new()),
-                opener: *caller,
-                flags,
-                key,
-                kind: Kind::Text,
-                ready_by: ReadyBy::Notify,
-                ops: Ops::empty(),
-            })
-        });
-        let opened = result.and_then(|open| match open.open() {
-            Ok(()) => Ok(open),
-            Err(errno) => {
-                open.close(None);
-                open.finish_close();
-                file.forget(open.core().key);
-                Err(errno)
-            }
-        });
-        opened.inspect_err(|_| tree.realm.uncount_open())
-    }
-
-    /// Ends an open file: its last descriptor is gone.
-    pub(crate) fn close(&self, tree: &Shared, open: &dyn AnyOpen) {
-        open.close(None);
-        open.finish_close();
-        if let Inner::File(file) = &self.inner {
-            file.forget(open.core().key);
-        }
-        open.core().ready.kill();
-        open.core().record.end();
-        tree.realm.uncount_open();
-    }
-
     /// Counts an event and wakes who waits for it (`kernfs_notify`); nothing once removed.
     pub(crate) fn notify(&self) {
         let Inner::File(file) = &self.inner else {
@@ -303,7 +252,7 @@ impl FileNode {
     }
 
     /// Makes an open file and lists it in one step, so that a severing misses no reference.
-    fn insert(
+    pub(crate) fn insert(
         &self,
         prepare: impl FnOnce(&Arc<dyn AnyDriver>, u64) -> Arc<dyn AnyOpen>,
     ) -> Result<Arc<dyn AnyOpen>, Errno> {
@@ -318,7 +267,7 @@ impl FileNode {
         Ok(open)
     }
 
-    fn forget(&self, key: u64) {
+    pub(crate) fn forget(&self, key: u64) {
         let open = self.slot.lock().opens.remove(&key);
         drop(open);
     }
@@ -416,7 +365,6 @@ pub(crate) trait AnyOpen: Busy {
 /// What an open file is, apart from its driver; has file lifetime.
 pub(crate) struct OpenCore {
     pub(crate) realm: Arc<Realm>,
-    pub(crate) tree: Arc<Shared>,
     pub(crate) node: Arc<Node>,
     pub(crate) ready: Arc<Ready>,
     pub(crate) record: Arc<Record>,

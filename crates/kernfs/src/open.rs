@@ -10,16 +10,16 @@ use core::fmt;
 use core::future::{Future, poll_fn};
 use core::task::{Context, Poll};
 
-use crate::client::Inode;
 use crate::errno::Errno;
 use crate::meta::{Caller, OpenFlags};
-use crate::node::AnyOpen;
+use crate::node::{AnyOpen, Inner, Node, OpenCore, Record};
 use crate::ops::{Kind, MapOp, Ops, Pending, ReadyBy, Slot};
 use crate::realm::PAGE_SIZE;
 use crate::request::{Ask, Chunk, InQueue, Outcome};
+use crate::structure::Shared;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Release;
-use crate::wait::Events;
+use crate::wait::{Events, Ready};
 
 /// An open file of a client; its clones are duplicates of one descriptor (dup(2)).
 ///
@@ -31,19 +31,62 @@ pub struct OpenFile(pub(crate) Arc<Descriptor>);
 /// What the duplicates share; its drop is the last close.
 pub(crate) struct Descriptor {
     pub(crate) open: Arc<dyn AnyOpen>,
+    pub(crate) tree: Arc<Shared>,
     pub(crate) position: AtomicU64,
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
         let core = self.open.core();
-        core.node.close(&core.tree, &*self.open);
+        self.open.close(None);
+        self.open.finish_close();
+        if let Inner::File(file) = core.node.inner() {
+            file.forget(core.key);
+        }
+        core.ready.kill();
+        core.record.end();
+        core.realm.uncount_open();
     }
 }
 
 impl OpenFile {
-    pub(crate) fn new(open: Arc<dyn AnyOpen>) -> Self {
-        Self(Arc::new(Descriptor { open, position: AtomicU64::new(0) }))
+    /// Opens a file: puts an open file in the list of the node, then lets the driver open it.
+    ///
+    /// Whoever severs in between finds the open file in the list and closes its gate.
+    pub(crate) fn open(
+        tree: &Arc<Shared>,
+        node: &Arc<Node>,
+        caller: &Caller,
+        flags: OpenFlags,
+    ) -> Result<Self, Errno> {
+        let file = node.file()?;
+        tree.realm.count_open()?;
+        let listed = file.insert(|driver, key| {
+            Arc::clone(driver).prepare(OpenCore {
+                realm: Arc::clone(&tree.realm),
+                node: Arc::clone(node),
+                ready: Arc::new(Ready::new()),
+                record: Arc::new(Record::new()),
+                opener: *caller,
+                flags,
+                key,
+                kind: Kind::Text,
+                ready_by: ReadyBy::Notify,
+                ops: Ops::empty(),
+            })
+        });
+        let opened = listed.and_then(|open| match open.open() {
+            Ok(()) => Ok(open),
+            Err(errno) => {
+                open.close(None);
+                open.finish_close();
+                file.forget(open.core().key);
+                Err(errno)
+            }
+        });
+        let open = opened.inspect_err(|_| tree.realm.uncount_open())?;
+        let tree = Arc::clone(tree);
+        Ok(Self(Arc::new(Descriptor { open, tree, position: AtomicU64::new(0) })))
     }
 
     /// Reads at an offset into `buf`, and returns how many bytes were read; 0 at the end.
@@ -251,13 +294,6 @@ impl OpenFile {
     #[must_use]
     pub fn ops(&self) -> Ops {
         self.0.open.core().ops
-    }
-
-    /// Returns the node, whose attributes can be asked and set on severed files too.
-    #[must_use]
-    pub fn inode(&self) -> Inode {
-        let core = self.0.open.core();
-        Inode::new(&core.tree, &core.node)
     }
 
     fn read_in_queue(

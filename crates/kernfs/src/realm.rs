@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::errno::Errno;
 use crate::meta::{Clock, Meta, Mode};
+use crate::name::Name;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 
@@ -92,6 +93,10 @@ impl Realm {
     #[inline]
     pub(crate) fn id(&self) -> usize {
         &raw const *self as usize
+    }
+
+    pub(crate) fn name(&self, name: &[u8]) -> Result<Name, Errno> {
+        Name::new(name, self.limits.name)
     }
 
     /// Holds rendered text to the limits.

@@ -12,7 +12,7 @@ use crate::file::{self, FileOptions, Notifier};
 use crate::inside;
 use crate::node::AnyDriver;
 use crate::ops::FileOps;
-use crate::sever::Owner;
+use crate::owner::Owner;
 use crate::sync::Mutex;
 
 impl Dir {
@@ -44,12 +44,12 @@ impl Dir {
         &self,
         body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> R,
     ) -> Result<R, Errno> {
-        let tree = self.owner().tree();
+        let tree = self.owner.tree();
         if inside::tree(tree.realm.id()) {
             return Err(Errno::EDEADLK);
         }
         let scope = Scope {
-            dir: Owner::borrowed(tree, self.owner().node()),
+            dir: Owner::borrowed(tree, self.owner.node()),
             exposed: Exposed(Mutex::new(Vec::new())),
             scope: PhantomData,
             env: PhantomData,
@@ -82,19 +82,11 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         options: impl Into<FileOptions>,
         driver: T,
     ) -> Result<Notifier, Rejected<T>> {
-        let driver = Arc::new(driver);
-        let erased = erase(Arc::clone(&driver) as Arc<dyn AnyDriver + 'env>);
-        match file::add(&self.dir, name.as_ref(), options.into(), erased) {
-            Ok(owner) => {
-                let notifier = Notifier::new(&owner);
-                self.exposed.0.lock().push((owner, driver));
-                Ok(notifier)
-            }
-            Err(errno) => match Arc::into_inner(driver) {
-                Some(driver) => Err(Rejected::new(errno, driver)),
-                None => unreachable!("a file that was not added has no users"),
-            },
-        }
+        let erase = |driver: Arc<T>| erase(driver);
+        let (owner, driver) = file::add(&self.dir, name.as_ref(), options.into(), driver, erase)?;
+        let notifier = Notifier::new(&owner);
+        self.exposed.0.lock().push((owner, driver));
+        Ok(notifier)
     }
 }
 
@@ -104,7 +96,7 @@ impl Drop for Exposed<'_> {
         let mut drivers = Vec::new();
         let mut drainings: Vec<Draining> = Vec::new();
         for (owner, driver) in exposed {
-            drainings.push(owner.sever(Arc::new(())));
+            drainings.push(owner.sever());
             drivers.push(driver);
         }
         for mut draining in drainings {

@@ -12,58 +12,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::changes::{Change, Severed};
-use crate::drain::{Busy, Drain, Draining, Kept, Token};
+use crate::drain::{Busy, Drain, Kept, Token};
 use crate::node::{AnyOpen, HIDDEN, Inner, Node, REMOVED};
-use crate::tree::Shared;
-
-/// Owns a node: severs it when dropped, unless it was disarmed.
-pub(crate) struct Owner {
-    tree: Arc<Shared>,
-    node: Arc<Node>,
-    armed: bool,
-}
-
-impl Owner {
-    pub(crate) fn new(tree: &Arc<Shared>, node: Arc<Node>) -> Self {
-        Self { tree: Arc::clone(tree), node, armed: true }
-    }
-
-    /// A handle with an owner's powers that severs nothing when dropped.
-    pub(crate) fn borrowed(tree: &Arc<Shared>, node: &Arc<Node>) -> Self {
-        Self { tree: Arc::clone(tree), node: Arc::clone(node), armed: false }
-    }
-
-    pub(crate) fn tree(&self) -> &Arc<Shared> {
-        &self.tree
-    }
-
-    pub(crate) fn node(&self) -> &Arc<Node> {
-        &self.node
-    }
-
-    /// Leaves the node to its parent directory.
-    pub(crate) fn keep(mut self) {
-        self.armed = false;
-        if let Inner::File(file) = self.node.inner() {
-            file.keep();
-        }
-    }
-
-    /// Severs the node, and returns the removal together with the owner's reference to the driver.
-    pub(crate) fn sever<T>(mut self, driver: Arc<T>) -> Draining<T> {
-        self.armed = false;
-        let (drain, kept) = remove(&self.tree, &self.node);
-        Draining::new(Arc::clone(&self.tree.realm), drain, driver, kept)
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        if self.armed {
-            drop(remove(&self.tree, &self.node));
-        }
-    }
-}
+use crate::structure::Shared;
 
 /// What is left of a removal: what is to be waited for, and drivers to drop after it.
 pub(crate) type Removal = (Option<Arc<Drain>>, Vec<Arc<dyn Kept>>);
@@ -111,14 +62,14 @@ pub(crate) fn remove(tree: &Arc<Shared>, top: &Arc<Node>) -> Removal {
     tree.fronts.tell(|| change);
     if Arc::ptr_eq(top, &tree.root) {
         tree.fronts.end();
-        kept.extend(tree.take_dir_ops().map(|dir_ops| Arc::new(dir_ops) as Arc<dyn Kept>));
+        kept.extend(tree.take_dir_ops().map(|dir_ops| dir_ops as Arc<dyn Kept>));
     }
     drop(token);
     (Some(drain), kept)
 }
 
 /// Severs the open files of a node and refuses new ones until it is shown.
-pub(crate) fn hide(tree: &Arc<Shared>, node: &Arc<Node>) -> Removal {
+pub(crate) fn hide(tree: &Arc<Shared>, node: &Arc<Node>) -> Option<Arc<Drain>> {
     let (drain, token) = Drain::start();
     let hidden = tree.locked(|| {
         let Inner::File(file) = node.inner() else {
@@ -132,14 +83,14 @@ pub(crate) fn hide(tree: &Arc<Shared>, node: &Arc<Node>) -> Removal {
         Some((file.hide(), Change::hidden(node)))
     });
     let Some((opens, change)) = hidden else {
-        return (node.place.lock().drain.clone(), Vec::new());
+        return node.place.lock().drain.clone();
     };
     let opens: Vec<_> = opens.into_values().collect();
     close_all(&opens, &drain, &token);
     tree.fronts.severed(&Severed::hidden(&change, node), &token);
     tree.fronts.tell(|| change);
     drop(token);
-    (Some(drain), Vec::new())
+    Some(drain)
 }
 
 /// Makes a hidden node visible again; what was severed stays dead.
