@@ -63,6 +63,8 @@ impl Belongings {
         // Mode 0700. Not removed by its own drop, which would go into what is mounted there.
         let dir = tempfile::Builder::new().prefix("kernfs-demo-").tempdir();
         let path = dir.context("cannot make a directory to mount on")?.keep();
+        // The sweeper works elsewhere.
+        let path = fs::canonicalize(path)?;
         let sweeper = Sweeper::start(&path).inspect_err(|_| drop(fs::remove_dir(&path)))?;
         inner.dir = Some(TemporaryDir { path: path.clone(), sweeper });
         Ok(path)
@@ -145,8 +147,9 @@ impl Drop for Belongings {
 impl TemporaryDir {
     fn remove(self) -> io::Result<()> {
         let removed = fs::remove_dir(&self.path);
+        // Tries for longer, and unmounts whatever is in its way.
         drop(self.sweeper);
-        removed
+        if self.path.symlink_metadata().is_ok() { removed } else { Ok(()) }
     }
 }
 

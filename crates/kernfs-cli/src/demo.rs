@@ -31,6 +31,8 @@ mod promise;
 
 pub(crate) mod report;
 
+mod table;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -248,7 +250,7 @@ fn sever(
     let stuck_on = draining.stuck_on();
     slow.severing.open();
     let (mut late, mut there): (Vec<_>, Vec<_>) =
-        holders.iter_mut().partition(|holder| holder.role.comes_late());
+        holders.iter_mut().partition(|holder| holder.role.looks_late());
     there.iter_mut().for_each(|holder| holder.look());
     drain(draining)?;
     let removed = Moment::now().since(begun);

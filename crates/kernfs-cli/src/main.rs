@@ -30,7 +30,7 @@ use crate::demo::process::HolderArgs;
 use crate::demo::reach::{Wanted, WrongMount};
 use crate::demo::report::Report;
 use crate::demo::source::WrongInput;
-use crate::signals::Stopped;
+use crate::signals::{Patience, Stopped};
 use crate::sweep::SweepArgs;
 
 /// Serves trees of files, and takes them back while others hold them.
@@ -171,21 +171,25 @@ impl DemoArgs {
         };
         let options = Options { from, wanted, pause };
         let report = demonstrate(options)?;
-        print(&if json { report.to_json()? } else { report.to_tables() })?;
+        print(&if json { report.to_json()? } else { report.to_tables(width_of_stdout()) })?;
         Ok(exit_code(&report))
     }
 }
 
 /// Runs the demo, and clears away what belongs to it, however it ended.
 fn demonstrate(options: Options) -> Result<Report> {
-    let belongings = Arc::new(Belongings::default());
+    let (belongings, patience) = (Arc::new(Belongings::default()), Patience::default());
     let report = {
         let belongings = Arc::clone(&belongings);
-        watchdog::within(DEADLINE, signals::listen, move |stage| {
-            demo::run(&options, &belongings, stage)
-        })
+        watchdog::within(
+            DEADLINE,
+            |stop| patience.listen(stop),
+            move |stage| demo::run(&options, &belongings, stage),
+        )
     };
-    match (report, belongings.clear()) {
+    let cleared = belongings.clear();
+    patience.end();
+    match (report, cleared) {
         (Ok(report), Ok(())) => Ok(report),
         (Ok(_), Err(error)) => Err(error),
         (Err(error), Ok(())) => Err(error),
@@ -199,6 +203,15 @@ fn demonstrate(options: Options) -> Result<Report> {
 fn exit_code(report: &Report) -> ExitCode {
     if report.kept { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
+
+/// Returns the width of the terminal in columns; that of most, if stdout is none.
+fn width_of_stdout() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    size.map_or(0, |size| size.ws_col.into()).max(NARROWEST)
+}
+
+/// The tables are laid out for terminals of this width at least.
+const NARROWEST: usize = 80;
 
 /// Prints to stdout, in colour only if that is a terminal which wants it.
 fn print(text: &str) -> Result<()> {

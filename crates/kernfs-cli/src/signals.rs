@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM: the first asks for an orderly end, the second kills.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -29,21 +29,32 @@ impl Stopped {
     }
 }
 
-/// Has the first signal told, from a thread, and any other do what it does by default.
-///
-/// # Errors
-///
-/// The signals cannot be handled.
-pub(crate) fn listen(tell: Stop) -> Result<()> {
-    let context = "cannot handle signals";
-    let asked = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the second signal finds what the first has set.
-        flag::register_conditional_default(signal, Arc::clone(&asked)).context(context)?;
-        flag::register(signal, Arc::clone(&asked)).context(context)?;
+/// Whether the next signal kills.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    /// Has the first signal told, from a thread, and any other do what it does by default.
+    ///
+    /// # Errors
+    ///
+    /// The signals cannot be handled.
+    pub(crate) fn listen(&self, tell: Stop) -> Result<()> {
+        let context = "cannot handle signals";
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the second signal finds what the first has set.
+            flag::register_conditional_default(signal, Arc::clone(&self.0)).context(context)?;
+            flag::register(signal, Arc::clone(&self.0)).context(context)?;
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM]).context(context)?;
+        let listener = thread::Builder::new().name("signals".into());
+        let listener =
+            listener.spawn(move || signals.forever().for_each(|it| tell(Stopped::by(it))));
+        listener.context(context).map(drop)
     }
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context(context)?;
-    let listener = thread::Builder::new().name("signals".into());
-    let listener = listener.spawn(move || signals.forever().for_each(|it| tell(Stopped::by(it))));
-    listener.context(context).map(drop)
+
+    /// Lets any signal kill from now on, for there is nothing to be done before.
+    pub(crate) fn end(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -39,7 +39,7 @@ pub(crate) enum Message {
 /// What the owner says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// The severing has begun, or, for who comes late, is over: look what is left.
+    /// The severing has begun, or, for who looks late, is over: look what is left.
     Look,
     /// Try once more.
     Again,

@@ -125,9 +125,15 @@ impl Role {
         )
     }
 
-    /// Tells whether it knows a path only, and looks when the removal has returned.
+    /// Tells whether it knows a path only.
     pub(crate) fn comes_late(self) -> bool {
         self == Self::Latecomer
+    }
+
+    /// Tells whether it looks names up, which are gone when the removal has returned, and looks
+    /// only then; descriptors are dead from the beginning.
+    pub(crate) fn looks_late(self) -> bool {
+        matches!(self, Self::Lister | Self::Latecomer)
     }
 
     /// Returns what it is to get, if `rest` bytes of the half-read text are left.

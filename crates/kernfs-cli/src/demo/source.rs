@@ -44,7 +44,7 @@ const DEFAULTS: [&str; 6] = [
 ];
 
 /// The program's own source, which is always at hand.
-const OWN_SOURCE: [(&str, &str); 22] = [
+const OWN_SOURCE: [(&str, &str); 23] = [
     ("main.rs", include_str!("../main.rs")),
     ("belongings.rs", include_str!("../belongings.rs")),
     ("printable.rs", include_str!("../printable.rs")),
@@ -67,6 +67,7 @@ const OWN_SOURCE: [(&str, &str); 22] = [
     ("demo/reach.rs", include_str!("reach.rs")),
     ("demo/promise.rs", include_str!("promise.rs")),
     ("demo/report.rs", include_str!("report.rs")),
+    ("demo/table.rs", include_str!("table.rs")),
 ];
 
 /// A directory that cannot be served: what, where, and what was expected.
