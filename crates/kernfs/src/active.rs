@@ -14,8 +14,8 @@ use crate::gate::{self, Gate, Pass, Refused, SharedPass};
 use crate::inside::{self, Inside, Panicked, Place, contain};
 use crate::meta::{Caller, Operation};
 use crate::node::{AnyDriver, AnyOpen, OpenCore, Record};
-use crate::ops::{FileOps, Kind, MapOp, OpenOp, Ops, Pending, ReadOp, ReadShared, WriteOp};
-use crate::request::{Ask, Chunk, InQueue, Outcome};
+use crate::ops::{Ask, FileOps, Kind, MapOp, OpenOp, Ops, Pending, ReadOp, ReadShared, WriteOp};
+use crate::request::{Chunk, InQueue, Outcome};
 use crate::sync::assert_unlocked;
 
 /// What has severing lifetime.
@@ -209,14 +209,8 @@ impl<T: FileOps> OpenNode<T> {
             text.base = text.end();
             text.bytes.clear();
             text.bytes.reserve(MIN_CAPACITY);
-            let mut op = ReadOp::new(
-                ask.caller,
-                text.base,
-                ask.len,
-                from_start,
-                &mut text.bytes,
-                &self.core.ready,
-            );
+            let ask = Ask { offset: text.base, ..*ask };
+            let mut op = ReadOp::new(ask, from_start, &mut text.bytes, &self.core.ready);
             from_start = false;
             let result = driver.read(open, &mut op);
             let pending = op.pending;
@@ -261,14 +255,7 @@ impl<T: FileOps> OpenNode<T> {
             let open = open.as_mut().ok_or(Errno::ENODEV)?;
             let event = self.core.node.event();
             text.bytes.clear();
-            let mut op = ReadOp::new(
-                ask.caller,
-                ask.offset,
-                ask.len,
-                true,
-                &mut text.bytes,
-                &self.core.ready,
-            );
+            let mut op = ReadOp::new(*ask, true, &mut text.bytes, &self.core.ready);
             let result = driver.read(open, &mut op);
             let pending = op.pending;
             // A stream that has nothing was looked at all the same: pollers sleep until news come.
@@ -306,8 +293,7 @@ impl<T: FileOps> OpenNode<T> {
         let inside = Inside::enter(self.place());
         assert_unlocked();
         let mut bytes = Vec::new();
-        let mut op =
-            ReadOp::new(ask.caller, ask.offset, ask.len, true, &mut bytes, &self.core.ready);
+        let mut op = ReadOp::new(*ask, true, &mut bytes, &self.core.ready);
         let result = contain(|| shared.function()(driver, open, &mut op));
         let pending = op.pending;
         drop(inside);
@@ -451,7 +437,7 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         }
         let done = self.run(pass, Operation::Write, ask.caller, |driver, open, _| {
             let open = open.as_mut().ok_or(Errno::ENODEV)?;
-            let mut op = WriteOp::new(ask.caller, ask.offset, data, &self.core.ready);
+            let mut op = WriteOp::new(*ask, data, &self.core.ready);
             let written = driver.write(open, &mut op);
             let pending = op.pending;
             let written = written?.min(data.len());

@@ -7,9 +7,9 @@ use core::time::Duration;
 
 use crate::errno::Errno;
 use crate::open::{Mapping, OpenFile, Waiter};
-use crate::ops::Kind;
+use crate::ops::{Ask, Kind};
 use crate::realm::PAGE_SIZE;
-use crate::request::{Ask, Chunk, Outcome};
+use crate::request::{Chunk, Outcome};
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::wait::{Events, block_on, block_on_until};
 

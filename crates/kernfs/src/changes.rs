@@ -191,6 +191,7 @@ pub(crate) struct Fronts {
     listeners: Mutex<Listeners>,
 }
 
+#[derive(Default)]
 struct Listeners {
     next_key: u64,
     front_ends: Vec<(u64, Arc<dyn FrontEnd>)>,
@@ -199,14 +200,7 @@ struct Listeners {
 
 impl Fronts {
     pub(crate) fn new() -> Self {
-        Self {
-            count: AtomicUsize::new(0),
-            listeners: Mutex::new(Listeners {
-                next_key: 0,
-                front_ends: Vec::new(),
-                streams: Vec::new(),
-            }),
-        }
+        Self { count: AtomicUsize::new(0), listeners: Mutex::default() }
     }
 
     pub(crate) fn register(self: &Arc<Self>, front_end: Arc<dyn FrontEnd>) -> FrontEndGuard {
@@ -221,7 +215,7 @@ impl Fronts {
     pub(crate) fn stream(self: &Arc<Self>, capacity: usize) -> Changes {
         let stream = Arc::new(Stream {
             capacity: capacity.max(1),
-            state: Mutex::new(Queued::default()),
+            state: Mutex::default(),
             queue: WaitQueue::new(),
             ended: AtomicBool::new(false),
         });

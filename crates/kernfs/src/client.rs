@@ -17,7 +17,7 @@ use crate::node::{HIDDEN, Inner, Node, REMOVED, RMDIR};
 use crate::open::OpenFile;
 use crate::ops::Ops;
 use crate::realm::Manners;
-use crate::structure::{AnyDirOps, Shared};
+use crate::structure::{AnyDirOps, By, Shared};
 use crate::sync::assert_unlocked;
 
 /// A view of a tree: whose namespace, and with the powers of which caller.
@@ -441,8 +441,8 @@ impl Inode {
         }
         self.check_access(caller, Access::WRITE | Access::EXEC)?;
         let name = self.tree.realm.name(name)?;
-        self.call(&self.node, Operation::Mkdir, caller, |ops| {
-            ops.mkdir(&self.tree, &self.node, &name, caller, mode)
+        self.call(&self.node, Operation::Mkdir, caller, |ops, by| {
+            ops.mkdir(by, &self.node, &name, mode)
         })
     }
 
@@ -456,8 +456,8 @@ impl Inode {
     pub fn rmdir(&self, caller: &Caller, name: impl AsRef<[u8]>) -> Result<Draining, Errno> {
         let child = self.victim(caller, name.as_ref())?;
         child.dir()?;
-        let draining = self
-            .call(&child, Operation::Rmdir, caller, |ops| ops.rmdir(&self.tree, &child, caller))?;
+        let draining =
+            self.call(&child, Operation::Rmdir, caller, |ops, by| ops.rmdir(by, &child))?;
         if child.has(REMOVED) {
             child.raise(RMDIR);
         }
@@ -474,9 +474,7 @@ impl Inode {
         if child.kind() == NodeKind::Dir {
             return Err(Errno::EISDIR);
         }
-        self.call(&self.node, Operation::Unlink, caller, |ops| {
-            ops.unlink(&self.tree, &child, caller)
-        })
+        self.call(&self.node, Operation::Unlink, caller, |ops, by| ops.unlink(by, &child))
     }
 
     /// Renames or moves a node (`kernfs_iop_rename`).
@@ -499,8 +497,8 @@ impl Inode {
         to.node.dir()?;
         to.check_access(caller, Access::WRITE | Access::EXEC)?;
         let new_name = self.tree.realm.name(new_name.as_ref())?;
-        self.call(&to.node, Operation::Rename, caller, |ops| {
-            ops.rename(&self.tree, &child, &to.node, &new_name, caller)
+        self.call(&to.node, Operation::Rename, caller, |ops, by| {
+            ops.rename(by, &child, &to.node, &new_name)
         })
     }
 
@@ -547,9 +545,9 @@ impl Inode {
         within: &Arc<Node>,
         operation: Operation,
         caller: &Caller,
-        body: impl FnOnce(&dyn AnyDirOps) -> Result<R, Errno>,
+        body: impl FnOnce(&dyn AnyDirOps, By<'_>) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
-        let ops = self.tree.dir_ops().ok_or(Errno::EPERM)?;
+        let ops = self.tree.dir_ops.lock().clone().ok_or(Errno::EPERM)?;
         let dir = within.dir()?;
         // Sharers never wait for each other, so that a refusal means that it is closed.
         let pass = dir.gate.enter_shared().map_err(|_| Errno::ENODEV)?;
@@ -559,7 +557,7 @@ impl Inode {
             object: Arc::as_ptr(within) as usize,
         });
         assert_unlocked();
-        let result = contain(|| body(&*ops));
+        let result = contain(|| body(&*ops, By { tree: &self.tree, caller }));
         // Before the gate is left, for the remover of the tree drops the last reference.
         drop(ops);
         drop(inside);

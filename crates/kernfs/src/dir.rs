@@ -12,7 +12,7 @@ use crate::meta::{Caller, Mode, SetAttr, Tag};
 use crate::name::Name;
 use crate::node::{DirNode, Inner, Node, REMOVED};
 use crate::owner::{Owner, S_ISGID, owner_methods};
-use crate::structure::{AnyDirOps, Shared};
+use crate::structure::{AnyDirOps, By};
 
 /// A directory, in the hands of the owner.
 ///
@@ -319,7 +319,11 @@ pub struct DirOp<'a> {
     mode: Mode,
 }
 
-impl DirOp<'_> {
+impl<'a> DirOp<'a> {
+    fn asked(by: By<'a>) -> Self {
+        Self { caller: by.caller, mode: Mode::new(0) }
+    }
+
     /// Returns who asks.
     #[must_use]
     pub fn caller(&self) -> &Caller {
@@ -334,49 +338,28 @@ impl DirOp<'_> {
 }
 
 impl<D: DirOps> AnyDirOps for D {
-    fn mkdir(
-        &self,
-        tree: &Arc<Shared>,
-        parent: &Arc<Node>,
-        name: &Name,
-        caller: &Caller,
-        mode: Mode,
-    ) -> Result<(), Errno> {
-        let parent = Dir { owner: Owner::borrowed(tree, parent) };
-        DirOps::mkdir(self, &parent, name, &DirOp { caller, mode })
+    fn mkdir(&self, by: By<'_>, dir: &Arc<Node>, name: &Name, mode: Mode) -> Result<(), Errno> {
+        let dir = Dir { owner: Owner::borrowed(by.tree, dir) };
+        DirOps::mkdir(self, &dir, name, &DirOp { caller: by.caller, mode })
     }
 
-    fn rmdir(
-        &self,
-        tree: &Arc<Shared>,
-        dir: &Arc<Node>,
-        caller: &Caller,
-    ) -> Result<Draining, Errno> {
-        let dir = Child { owner: Owner::borrowed(tree, dir) };
-        DirOps::rmdir(self, &dir, &DirOp { caller, mode: Mode::new(0) })
+    fn rmdir(&self, by: By<'_>, dir: &Arc<Node>) -> Result<Draining, Errno> {
+        DirOps::rmdir(self, &Child::asked(by, dir), &DirOp::asked(by))
     }
 
-    fn unlink(
-        &self,
-        tree: &Arc<Shared>,
-        node: &Arc<Node>,
-        caller: &Caller,
-    ) -> Result<Draining, Errno> {
-        let node = Child { owner: Owner::borrowed(tree, node) };
-        DirOps::unlink(self, &node, &DirOp { caller, mode: Mode::new(0) })
+    fn unlink(&self, by: By<'_>, node: &Arc<Node>) -> Result<Draining, Errno> {
+        DirOps::unlink(self, &Child::asked(by, node), &DirOp::asked(by))
     }
 
     fn rename(
         &self,
-        tree: &Arc<Shared>,
+        by: By<'_>,
         node: &Arc<Node>,
         to: &Arc<Node>,
         name: &Name,
-        caller: &Caller,
     ) -> Result<(), Errno> {
-        let node = Child { owner: Owner::borrowed(tree, node) };
-        let to = Dir { owner: Owner::borrowed(tree, to) };
-        DirOps::rename(self, &node, &to, name, &DirOp { caller, mode: Mode::new(0) })
+        let to = Dir { owner: Owner::borrowed(by.tree, to) };
+        DirOps::rename(self, &Child::asked(by, node), &to, name, &DirOp::asked(by))
     }
 }
 
@@ -386,6 +369,10 @@ pub struct Child {
 }
 
 impl Child {
+    fn asked(by: By<'_>, node: &Arc<Node>) -> Self {
+        Self { owner: Owner::borrowed(by.tree, node) }
+    }
+
     /// Severs the node and all below it without waiting.
     pub fn sever(&self) -> Draining {
         Owner::borrowed(self.owner.tree(), self.owner.node()).sever()

@@ -297,8 +297,8 @@ impl Drain {
     pub(crate) fn start() -> (Arc<Self>, Token) {
         let drain = Arc::new(Self {
             pending: AtomicUsize::new(1),
-            then: Mutex::new(Vec::new()),
-            busy: Mutex::new(Vec::new()),
+            then: Mutex::default(),
+            busy: Mutex::default(),
             waiters: WaitQueue::new(),
         });
         let first = Token(Some(Arc::clone(&drain)));

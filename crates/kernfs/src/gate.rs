@@ -55,7 +55,7 @@ pub(crate) enum Refused {
 
 /// How an operation wants to enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
+enum Entry {
     Exclusive,
     Shared,
 }
@@ -78,6 +78,7 @@ struct Contents<S, K> {
     kept: Option<K>,
 }
 
+#[derive(Default)]
 struct Queue {
     next_key: u64,
     entrants: VecDeque<(u64, Waker)>,
@@ -94,9 +95,9 @@ impl<S: Live, K> Gate<S, K> {
         Self {
             word: AtomicU32::new(0),
             contents: UnsafeCell::new(Contents { live: Some(live), kept: Some(kept) }),
-            queue: Mutex::new(Queue { next_key: 0, entrants: VecDeque::new() }),
-            drains: Mutex::new(Vec::new()),
-            kept: Mutex::new(None),
+            queue: Mutex::default(),
+            drains: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 

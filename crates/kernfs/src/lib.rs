@@ -75,24 +75,23 @@
 
 extern crate alloc;
 
-// In the order in which to read them.
-mod ops;
+// In the order in which to read them: each uses only those below it.
+mod tree;
 
-mod dir;
+#[cfg(any(feature = "std", loom, shuttle))]
+#[allow(unsafe_code, reason = "the lifetime of a borrowed driver is erased")]
+mod scope;
 
 mod file;
 
-mod open;
+mod dir;
+
+mod client;
 
 #[cfg(any(feature = "std", loom, shuttle))]
 mod blocking;
 
-mod active;
-
-#[allow(unsafe_code, reason = "contents behind a protocol of atomics, checked by loom")]
-mod gate;
-
-mod request;
+mod open;
 
 mod owner;
 
@@ -100,33 +99,34 @@ mod sever;
 
 mod structure;
 
-mod drain;
+mod changes;
 
-mod wait;
+mod active;
 
 mod node;
 
-mod tree;
-
-mod client;
-
-mod changes;
+mod request;
 
 mod seq;
 
+mod ops;
+
+#[allow(unsafe_code, reason = "contents behind a protocol of atomics, checked by loom")]
+mod gate;
+
+mod drain;
+
 mod realm;
+
+mod wait;
 
 mod meta;
 
 mod name;
 
-mod errno;
-
 mod inside;
 
-#[cfg(any(feature = "std", loom, shuttle))]
-#[allow(unsafe_code, reason = "the lifetime of a borrowed driver is erased")]
-mod scope;
+mod errno;
 
 mod sync;
 

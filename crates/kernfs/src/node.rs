@@ -17,9 +17,9 @@ use crate::gate::{Gate, Live};
 use crate::inside::contain;
 use crate::meta::{Caller, Meta, NodeKind, OpenFlags, Tag, Timestamp};
 use crate::name::Name;
-use crate::ops::{Free, Kind, MapOp, Ops, ReadyBy};
+use crate::ops::{Ask, Free, Kind, MapOp, Ops, ReadyBy};
 use crate::realm::{Realm, WriteLimit};
-use crate::request::{Ask, Chunk, InQueue, Outcome};
+use crate::request::{Chunk, InQueue, Outcome};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
 use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use crate::sync::{Mutex, RwLock, assert_unlocked};
@@ -389,7 +389,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new() -> Self {
-        Self { running: Running::new(), ends: AtomicU8::new(2), free: Mutex::new(Vec::new()) }
+        Self { running: Running::new(), ends: AtomicU8::new(2), free: Mutex::default() }
     }
 
     /// Marks one of the ends; after the second, `free` runs.

@@ -13,9 +13,9 @@ use core::task::{Context, Poll};
 use crate::errno::Errno;
 use crate::meta::{Caller, OpenFlags};
 use crate::node::{AnyOpen, Inner, Node, OpenCore, Record};
-use crate::ops::{Kind, MapOp, Ops, Pending, ReadyBy, Slot};
+use crate::ops::{Ask, Kind, MapOp, Ops, Pending, ReadyBy, Slot};
 use crate::realm::PAGE_SIZE;
-use crate::request::{Ask, Chunk, InQueue, Outcome};
+use crate::request::{Chunk, InQueue, Outcome};
 use crate::structure::Shared;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Release;
@@ -296,21 +296,6 @@ impl OpenFile {
         self.0.open.core().ops
     }
 
-    fn read_in_queue(
-        &self,
-        queue: Option<InQueue<'_>>,
-        ask: &Ask<'_>,
-        chunk: &mut Chunk,
-    ) -> Outcome {
-        if !self.flags().contains(OpenFlags::READ) {
-            return Outcome::Done(Err(Errno::EBADF));
-        }
-        if ask.len == 0 {
-            return Outcome::Done(Ok(0));
-        }
-        self.0.open.read(queue, ask, chunk)
-    }
-
     /// Tries to read; the result says how many bytes are in the chunk.
     pub(crate) fn attempt_read(
         &self,
@@ -325,9 +310,13 @@ impl OpenFile {
         }
         let outcome = if waiter.later.is_some() || waiter.answer.is_some() {
             core::task::ready!(self.finish_deferred(cx.as_deref_mut(), waiter, ask, chunk))
+        } else if !self.flags().contains(OpenFlags::READ) {
+            Outcome::err(Errno::EBADF)
+        } else if ask.len == 0 {
+            Outcome::Done(Ok(0))
         } else {
             let queue = waiter.queue(&self.0.open, cx.as_deref_mut());
-            self.read_in_queue(queue, ask, chunk)
+            self.0.open.read(queue, ask, chunk)
         };
         self.follow_up(outcome, cx, waiter, ask, chunk)
     }
@@ -391,8 +380,8 @@ impl OpenFile {
             waiter.looked = false;
             match answer {
                 Ok(Answer::Bytes(bytes)) => waiter.answer = Some(bytes),
-                Ok(Answer::Count(_)) => return Poll::Ready(Outcome::Done(Err(Errno::EIO))),
-                Err(errno) => return Poll::Ready(Outcome::Done(Err(errno))),
+                Ok(Answer::Count(_)) => return Poll::Ready(Outcome::err(Errno::EIO)),
+                Err(errno) => return Poll::Ready(Outcome::err(errno)),
             }
         }
         let mut answer = waiter.answer.take().unwrap_or_default();
@@ -415,7 +404,7 @@ impl OpenFile {
     ) -> Outcome {
         let core = self.0.open.core();
         if !core.flags.contains(OpenFlags::WRITE) {
-            return Outcome::Done(Err(Errno::EBADF));
+            return Outcome::err(Errno::EBADF);
         }
         match core.node.file().and_then(|file| file.write_limit.admit(data.len())) {
             Ok(len) => {
@@ -424,7 +413,7 @@ impl OpenFile {
                 let ask = Ask { caller, offset, len };
                 self.0.open.write(queue, &ask, copied.bytes())
             }
-            Err(errno) => Outcome::Done(Err(errno)),
+            Err(errno) => Outcome::err(errno),
         }
     }
 

@@ -208,12 +208,18 @@ impl fmt::Debug for OpenOp<'_> {
     }
 }
 
+/// Who asks, and for what range.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+}
+
 /// A read(2) of a client.
 #[derive(Debug)]
 pub struct ReadOp<'a> {
-    caller: &'a Caller,
-    offset: u64,
-    len: usize,
+    ask: Ask<'a>,
     from_start: bool,
     out: &'a mut Vec<u8>,
     ready: &'a Arc<Ready>,
@@ -221,34 +227,33 @@ pub struct ReadOp<'a> {
 }
 
 impl<'a> ReadOp<'a> {
+    #[inline]
     pub(crate) fn new(
-        caller: &'a Caller,
-        offset: u64,
-        len: usize,
+        ask: Ask<'a>,
         from_start: bool,
         out: &'a mut Vec<u8>,
         ready: &'a Arc<Ready>,
     ) -> Self {
-        Self { caller, offset, len, from_start, out, ready, pending: None }
+        Self { ask, from_start, out, ready, pending: None }
     }
 
     /// Returns who reads.
     #[must_use]
     pub fn caller(&self) -> &Caller {
-        self.caller
+        self.ask.caller
     }
 
     /// Returns the offset in bytes that the reader wants; text may ignore it.
     #[must_use]
     pub fn offset(&self) -> u64 {
-        self.offset
+        self.ask.offset
     }
 
     /// Returns how many bytes the reader can take; what is beyond is cut off in a binary file or a
     /// stream.
     #[must_use]
     pub fn max_len(&self) -> usize {
-        self.len
+        self.ask.len
     }
 
     /// Tells whether a [`Kind::Seq`] file is to begin with its first record.
@@ -290,33 +295,27 @@ impl fmt::Write for ReadOp<'_> {
 /// A write(2) of a client.
 #[derive(Debug)]
 pub struct WriteOp<'a> {
-    caller: &'a Caller,
-    offset: u64,
+    ask: Ask<'a>,
     data: &'a [u8],
     ready: &'a Arc<Ready>,
     pub(crate) pending: Option<Box<Pending>>,
 }
 
 impl<'a> WriteOp<'a> {
-    pub(crate) fn new(
-        caller: &'a Caller,
-        offset: u64,
-        data: &'a [u8],
-        ready: &'a Arc<Ready>,
-    ) -> Self {
-        Self { caller, offset, data, ready, pending: None }
+    pub(crate) fn new(ask: Ask<'a>, data: &'a [u8], ready: &'a Arc<Ready>) -> Self {
+        Self { ask, data, ready, pending: None }
     }
 
     /// Returns who writes.
     #[must_use]
     pub fn caller(&self) -> &Caller {
-        self.caller
+        self.ask.caller
     }
 
     /// Returns the offset in bytes; text usually ignores it.
     #[must_use]
     pub fn offset(&self) -> u64 {
-        self.offset
+        self.ask.offset
     }
 
     /// Returns what was written.

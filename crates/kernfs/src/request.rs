@@ -1,23 +1,14 @@
-//! What passes between a client and the gate of an open file: who asks, and what became of it.
+//! What an attempt at an operation takes along, and what became of it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::task::Waker;
 
 use crate::errno::Errno;
-use crate::meta::Caller;
 use crate::ops::Pending;
 
 /// Where an operation stands in the queue of a gate, if it may queue at all.
 pub(crate) type InQueue<'a> = (&'a Waker, &'a mut Option<u64>);
-
-/// Who asks, and for what range.
-#[derive(Clone, Copy)]
-pub(crate) struct Ask<'a> {
-    pub(crate) caller: &'a Caller,
-    pub(crate) offset: u64,
-    pub(crate) len: usize,
-}
 
 /// What became of an attempt.
 pub(crate) enum Outcome {

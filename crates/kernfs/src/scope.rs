@@ -50,7 +50,7 @@ impl Dir {
         }
         let scope = Scope {
             dir: Owner::borrowed(tree, self.owner.node()),
-            exposed: Exposed(Mutex::new(Vec::new())),
+            exposed: Exposed(Mutex::default()),
             scope: PhantomData,
             env: PhantomData,
         };

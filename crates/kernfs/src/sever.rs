@@ -62,7 +62,7 @@ pub(crate) fn remove(tree: &Arc<Shared>, top: &Arc<Node>) -> Removal {
     tree.fronts.tell(|| change);
     if Arc::ptr_eq(top, &tree.root) {
         tree.fronts.end();
-        kept.extend(tree.take_dir_ops().map(|dir_ops| dir_ops as Arc<dyn Kept>));
+        kept.extend(tree.dir_ops.lock().take().map(|dir_ops| dir_ops as Arc<dyn Kept>));
     }
     drop(token);
     (Some(drain), kept)

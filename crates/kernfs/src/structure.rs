@@ -31,42 +31,28 @@ pub(crate) struct Shared {
     last_ino: AtomicU64,
     pub(crate) fronts: Arc<Fronts>,
     /// `None` once the root was removed, whoever still refers to the tree.
-    dir_ops: Mutex<Option<Arc<dyn AnyDirOps>>>,
+    pub(crate) dir_ops: Mutex<Option<Arc<dyn AnyDirOps>>>,
 }
 
 /// What lets clients change the structure: a [`DirOps`](crate::DirOps), which knows this module.
 pub(crate) trait AnyDirOps: Kept {
-    fn mkdir(
-        &self,
-        tree: &Arc<Shared>,
-        parent: &Arc<Node>,
-        name: &Name,
-        caller: &Caller,
-        mode: Mode,
-    ) -> Result<(), Errno>;
-
-    fn rmdir(
-        &self,
-        tree: &Arc<Shared>,
-        dir: &Arc<Node>,
-        caller: &Caller,
-    ) -> Result<Draining, Errno>;
-
-    fn unlink(
-        &self,
-        tree: &Arc<Shared>,
-        node: &Arc<Node>,
-        caller: &Caller,
-    ) -> Result<Draining, Errno>;
-
+    fn mkdir(&self, by: By<'_>, dir: &Arc<Node>, name: &Name, mode: Mode) -> Result<(), Errno>;
+    fn rmdir(&self, by: By<'_>, dir: &Arc<Node>) -> Result<Draining, Errno>;
+    fn unlink(&self, by: By<'_>, node: &Arc<Node>) -> Result<Draining, Errno>;
     fn rename(
         &self,
-        tree: &Arc<Shared>,
+        by: By<'_>,
         node: &Arc<Node>,
         to: &Arc<Node>,
         name: &Name,
-        caller: &Caller,
     ) -> Result<(), Errno>;
+}
+
+/// Who asks for a change, and in which tree.
+#[derive(Clone, Copy)]
+pub(crate) struct By<'a> {
+    pub(crate) tree: &'a Arc<Shared>,
+    pub(crate) caller: &'a Caller,
 }
 
 impl Shared {
@@ -82,22 +68,14 @@ impl Shared {
         let tree = Arc::new(Self {
             realm: Arc::new(realm),
             root: Arc::clone(&root),
-            structure: Mutex::new(()),
-            ids: Mutex::new(HashMap::new()),
+            structure: Mutex::default(),
+            ids: Mutex::default(),
             last_ino: AtomicU64::new(ROOT_INO),
             fronts: Arc::new(Fronts::new()),
             dir_ops: Mutex::new(dir_ops),
         });
         tree.publish_id(&root);
         tree
-    }
-
-    pub(crate) fn dir_ops(&self) -> Option<Arc<dyn AnyDirOps>> {
-        self.dir_ops.lock().clone()
-    }
-
-    pub(crate) fn take_dir_ops(&self) -> Option<Arc<dyn AnyDirOps>> {
-        self.dir_ops.lock().take()
     }
 
     /// Runs `change` under the tree lock.

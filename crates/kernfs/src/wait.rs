@@ -165,7 +165,7 @@ pub(crate) struct WaitQueue {
     occupied: AtomicBool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Waiters {
     next_key: u64,
     list: Vec<(u64, Waker)>,
@@ -173,10 +173,7 @@ struct Waiters {
 
 impl WaitQueue {
     pub(crate) fn new() -> Self {
-        Self {
-            waiters: Mutex::new(Waiters { next_key: 0, list: Vec::new() }),
-            occupied: AtomicBool::new(false),
-        }
+        Self { waiters: Mutex::default(), occupied: AtomicBool::new(false) }
     }
 
     /// Puts a waiter in, or renews its waker if it still waits under `key`.
