@@ -6,8 +6,6 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-use crate::pool::PoolSize;
-
 /// How a filesystem is mounted and served.
 ///
 /// Set-user-id programs and device files have no effect in the mount.
@@ -169,6 +167,15 @@ impl MountOptions {
         let base = base.clamp(THREADS_MIN, THREADS_MAX);
         PoolSize { base, cap: self.thread_cap.get().clamp(base, THREADS_MAX) }
     }
+}
+
+/// How many threads there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolSize {
+    /// At rest.
+    pub(crate) base: usize,
+    /// At most, at least `base`.
+    pub(crate) cap: usize,
 }
 
 /// Enough for a write of 32 pages, the most that kernels without `MAX_PAGES` send.

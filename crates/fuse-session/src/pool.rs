@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::channel::Received;
 use crate::dispatch::Dispatcher;
 use crate::notify::{Lanes, forbid_waiting};
+use crate::options::PoolSize;
 use crate::watchdog::Watchdog;
 
 /// The threads of one session.
@@ -43,15 +44,6 @@ pub(crate) struct Pool {
     finishing: AtomicBool,
     ended: Mutex<bool>,
     end: Condvar,
-}
-
-/// How many threads there are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PoolSize {
-    /// At rest.
-    pub(crate) base: usize,
-    /// At most, at least `base`.
-    pub(crate) cap: usize,
 }
 
 /// What a pool is doing.

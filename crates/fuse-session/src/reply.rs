@@ -19,7 +19,7 @@ use crate::channel::Channel;
 use crate::dir::{DirBuffer, DirPlusBuffer};
 use crate::errno::Errno;
 use crate::op::PollEvents;
-use crate::requests::{OnInterrupt, Requests};
+use crate::requests::Requests;
 
 /// Answer to one request; `K` says which answers fit.
 #[must_use = "dropping a reply answers EIO"]
@@ -317,8 +317,11 @@ const fn open_out(fh: u64, flags: OpenFlags) -> abi::fuse_open_out {
 /// What all replies of a session share.
 pub(crate) struct Connection {
     pub(crate) channel: Arc<dyn Channel>,
-    pub(crate) requests: Requests,
+    pub(crate) requests: Requests<OnInterrupt>,
 }
+
+/// What to do with a parked reply when its caller got a signal.
+type OnInterrupt = Box<dyn FnOnce(Ticket) + Send>;
 
 /// The duty to answer one request.
 pub(crate) struct Ticket {

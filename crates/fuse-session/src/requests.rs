@@ -17,32 +17,31 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::reply::Ticket;
-
-/// What to do with a parked reply when its caller got a signal.
-pub(crate) type OnInterrupt = Box<dyn FnOnce(Ticket) + Send>;
-
-/// All unanswered requests of a session.
-pub(crate) struct Requests {
+/// All unanswered requests of a session; `C` is what is to be done with a parked reply when its
+/// caller got a signal.
+pub(crate) struct Requests<C> {
     slots: Box<[Slot]>,
     /// Held for a few instructions, never while user code runs.
-    table: Mutex<Table>,
+    table: Mutex<Table<C>>,
 }
 
 /// What an interrupt found.
-pub(crate) enum Interrupted {
+pub(crate) enum Interrupted<C> {
     /// A parked reply; the caller runs this, outside all locks.
-    Parked(OnInterrupt),
+    Parked(C),
     /// A handler that still runs, or an unparked reply; it can see the mark.
     Marked,
     /// Nothing: answered already, or not read from the device yet.
     Unknown,
 }
 
-impl Requests {
+impl<C> Requests<C> {
     /// Makes room for this many threads.
     pub(crate) fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| Slot::default()).collect(), table: Mutex::default() }
+        Self {
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            table: Mutex::new(Table { away: HashMap::new(), parkings: 0, closed: false }),
+        }
     }
 
     /// Puts a request into the slot of the calling thread.
@@ -73,12 +72,7 @@ impl Requests {
     ///
     /// Gives the callback back if the interrupt has come already, or the session
     /// has ended. The flag tells whether the request left its slot just now.
-    pub(crate) fn park(
-        &self,
-        slot: usize,
-        unique: u64,
-        on_interrupt: OnInterrupt,
-    ) -> (u64, bool, Option<OnInterrupt>) {
+    pub(crate) fn park(&self, slot: usize, unique: u64, on_interrupt: C) -> (u64, bool, Option<C>) {
         let mut table = self.lock();
         let moved = self.leave_slot(&mut table, slot, unique);
         table.parkings += 1;
@@ -86,7 +80,7 @@ impl Requests {
         if table.closed {
             return (parking, moved, Some(on_interrupt));
         }
-        let entry = table.away.entry(unique).or_default();
+        let entry = table.away.entry(unique).or_insert(Away { interrupted: false, parked: None });
         if entry.interrupted {
             // Taken by this interrupt; a later parking waits for the next.
             entry.interrupted = false;
@@ -110,7 +104,7 @@ impl Requests {
     }
 
     /// Looks for the request that an interrupt names.
-    pub(crate) fn interrupt(&self, unique: u64) -> Interrupted {
+    pub(crate) fn interrupt(&self, unique: u64) -> Interrupted<C> {
         let mut table = self.lock();
         if let Some(entry) = table.away.get_mut(&unique) {
             if let Some((_, on_interrupt)) = entry.parked.take() {
@@ -157,7 +151,7 @@ impl Requests {
     }
 
     /// Moves a request from its slot to the table, with its mark.
-    fn leave_slot(&self, table: &mut Table, slot: usize, unique: u64) -> bool {
+    fn leave_slot(&self, table: &mut Table<C>, slot: usize, unique: u64) -> bool {
         let slot = &self.slots[slot];
         if !slot.clear(unique) {
             return false;
@@ -168,7 +162,7 @@ impl Requests {
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, Table<C>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,31 +186,25 @@ impl Slot {
     }
 }
 
-#[derive(Default)]
-struct Table {
-    away: HashMap<u64, Away>,
+struct Table<C> {
+    away: HashMap<u64, Away<C>>,
     /// Number of the last parking, so that a stale handle cannot end a later one.
     parkings: u64,
     closed: bool,
 }
 
-#[derive(Default)]
-struct Away {
+struct Away<C> {
     interrupted: bool,
-    parked: Option<(u64, OnInterrupt)>,
+    parked: Option<(u64, C)>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn nothing() -> OnInterrupt {
-        Box::new(|_| {})
-    }
-
     #[test]
     fn an_answered_request_is_unknown() {
-        let requests = Requests::new(2);
+        let requests = Requests::<()>::new(2);
         requests.begin(1, 4);
         requests.finish(1, 4);
         assert!(!requests.end(1, 4));
@@ -225,33 +213,33 @@ mod tests {
 
     #[test]
     fn an_interrupt_during_the_handler_meets_the_parking() {
-        let requests = Requests::new(2);
+        let requests = Requests::<()>::new(2);
         requests.begin(0, 4);
         assert!(matches!(requests.interrupt(4), Interrupted::Marked));
         assert!(requests.is_interrupted(0, 4));
-        let (_, moved, callback) = requests.park(0, 4, nothing());
+        let (_, moved, callback) = requests.park(0, 4, ());
         assert!(moved && callback.is_some());
         assert_eq!(requests.parked(), 0);
     }
 
     #[test]
     fn an_interrupt_finds_a_reply_that_outlived_its_handler() {
-        let requests = Requests::new(1);
+        let requests = Requests::<()>::new(1);
         requests.begin(0, 4);
         assert!(requests.end(0, 4));
         requests.begin(0, 6);
         assert!(matches!(requests.interrupt(4), Interrupted::Marked));
         assert!(requests.is_interrupted(0, 4));
         assert!(!requests.is_interrupted(0, 6));
-        let (_, moved, callback) = requests.park(0, 4, nothing());
+        let (_, moved, callback) = requests.park(0, 4, ());
         assert!(!moved && callback.is_some());
     }
 
     #[test]
     fn a_parked_reply_is_taken_once() {
-        let requests = Requests::new(1);
+        let requests = Requests::<()>::new(1);
         requests.begin(0, 4);
-        let (parking, ..) = requests.park(0, 4, nothing());
+        let (parking, ..) = requests.park(0, 4, ());
         assert_eq!(requests.parked(), 1);
         assert!(matches!(requests.interrupt(4), Interrupted::Parked(_)));
         assert!(!requests.unpark(4, parking));
@@ -261,29 +249,29 @@ mod tests {
 
     #[test]
     fn a_stale_handle_does_not_end_a_later_parking() {
-        let requests = Requests::new(1);
+        let requests = Requests::<()>::new(1);
         requests.begin(0, 4);
-        let (first, ..) = requests.park(0, 4, nothing());
+        let (first, ..) = requests.park(0, 4, ());
         assert!(matches!(requests.interrupt(4), Interrupted::Parked(_)));
-        let (second, ..) = requests.park(0, 4, nothing());
+        let (second, ..) = requests.park(0, 4, ());
         assert!(!requests.unpark(4, first));
         assert!(requests.unpark(4, second));
     }
 
     #[test]
     fn nothing_is_parked_after_the_end() {
-        let requests = Requests::new(1);
+        let requests = Requests::<()>::new(1);
         requests.begin(0, 4);
-        let (parking, ..) = requests.park(0, 4, nothing());
+        let (parking, ..) = requests.park(0, 4, ());
         requests.close();
         assert!(!requests.unpark(4, parking));
-        assert!(requests.park(0, 4, nothing()).2.is_some());
+        assert!(requests.park(0, 4, ()).2.is_some());
         assert_eq!(requests.parked(), 0);
     }
 
     #[test]
     fn number_zero_never_matches_an_empty_slot() {
-        let requests = Requests::new(1);
+        let requests = Requests::<()>::new(1);
         assert!(matches!(requests.interrupt(0), Interrupted::Unknown));
     }
 }
