@@ -1,6 +1,6 @@
 //! What can be checked of the sources mechanically, so that `cargo test` is the only gate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -114,6 +114,72 @@ fn functions_can_be_seen_whole() {
         "functions of more than {LONGEST_FUNCTION} lines:\n{}",
         found.join("\n")
     );
+}
+
+/// The words of a text that follow a word.
+fn words_after<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = &'a str> {
+    let rest = text.split(word).skip(1);
+    rest.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest))
+}
+
+/// The modules of a crate in the order in which its `lib.rs` declares them, each with those that
+/// its code names; tests excepted, which are last in a file.
+fn modules(name: &str) -> Vec<(String, BTreeSet<String>)> {
+    let read = |file: &str| {
+        let path = root().join("crates").join(name).join("src").join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        code(text.split("#[cfg(test)]").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    };
+    let lib = read("lib.rs");
+    let declared = words_after(&lib, "mod ").filter(|module| !module.ends_with("_tests"));
+    let uses = |module: &str| {
+        words_after(&read(&format!("{module}.rs")), "crate::").map(String::from).collect()
+    };
+    declared.map(|module| (module.to_owned(), uses(module))).collect()
+}
+
+/// Finds modules each of which uses the next, and the last the first.
+fn cycle(modules: &[(String, BTreeSet<String>)]) -> Option<Vec<&str>> {
+    let mut rest: BTreeMap<&str, &BTreeSet<String>> =
+        modules.iter().map(|(module, uses)| (module.as_str(), uses)).collect();
+    // What uses nothing that is left is in no cycle.
+    while let Some(leaf) =
+        rest.iter().find(|(_, uses)| !uses.iter().any(|used| rest.contains_key(used.as_str())))
+    {
+        let leaf = *leaf.0;
+        rest.remove(leaf);
+    }
+    let mut path = vec![*rest.keys().next()?];
+    loop {
+        let uses = rest[path.last()?].iter();
+        let next = uses.map(String::as_str).find(|used| rest.contains_key(used))?;
+        if let Some(first) = path.iter().position(|module| *module == next) {
+            path.push(next);
+            return Some(path.split_off(first));
+        }
+        path.push(next);
+    }
+}
+
+#[test]
+fn modules_have_no_cycles() {
+    for name in ["kernfs", "fuse-session"] {
+        let modules = modules(name);
+        assert!(modules.len() > 15, "{name}: only {} modules were found", modules.len());
+        let mut above = BTreeSet::new();
+        for (module, uses) in &modules {
+            for used in uses {
+                let is_module = modules.iter().any(|(module, _)| module == used);
+                assert!(is_module, "{name}: {module} says crate::{used}, which names no module");
+                // The order to read the core in is that of its layers.
+                let is_above = name == "kernfs" && above.contains(used);
+                assert!(!is_above, "{name}: {module} uses {used}, which is declared above it");
+            }
+            above.insert(module.clone());
+        }
+        let cycle = cycle(&modules).map(|path| path.join(" -> "));
+        assert_eq!(cycle, None, "{name} has a cycle of modules");
+    }
 }
 
 #[test]
