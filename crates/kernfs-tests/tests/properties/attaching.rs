@@ -133,7 +133,6 @@ fn p11_publish_or_fail_of_a_deferred_reply() {
 /// P11, P12: after severing, an answer is given back to who gives it: it is not lost unnoticed,
 /// even if the client has not run since.
 #[test]
-#[ignore = "the core takes an answer of a severed file that the client has not noticed yet"]
 fn p11_an_answer_after_severing_is_given_back() {
     let tree = Tree::new();
     let driver = Defers::default();
