@@ -2,19 +2,19 @@
 //! enough of a VFS to turn system calls into calls of clients.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kernfs::{
-    Caller, Child, Client, Dir, DirOp, DirOps, DirOptions, Draining, Errno, Events, File, FileOps,
-    FileOptions, Inode, Kind as Shape, Link, Manners, Mapping, Mode, Name, Notifier, OpenDir,
-    OpenFile, OpenFlags, OpenOp, Ops, ReadOp, SetAttr, Tag, Timestamp, Tree, WriteOp, XattrFlags,
-    show,
+    Caller, Client, Errno, Events, Inode, Mapping, Mode, OpenDir, OpenFile, OpenFlags, SetAttr,
+    Timestamp, XattrFlags,
 };
 
+use crate::fixture::{Devices, Groups};
 use crate::subject::{
-    Device, Dirent, Fd, How, Kind, Map, Needs, Stat, Subject, Sys, errno, flags, whence,
+    Attribute, Device, Dirent, Fd, How, Kind, Map, Needs, Owner, Stat, Subject, Sys, errno, flags,
+    whence,
 };
 
 /// The in-process subject.
@@ -39,7 +39,7 @@ impl InProcess {
     pub fn new() -> Self {
         Self {
             groups: Groups::new(),
-            devices: Devices::new(),
+            devices: Devices::new("/sys"),
             names: Mutex::new(()),
             fds: Mutex::default(),
             maps: Mutex::default(),
@@ -52,7 +52,7 @@ impl InProcess {
         if let Some(rest) = path.strip_prefix("/cgroup") {
             Ok((self.groups.client(), rest))
         } else if let Some(rest) = path.strip_prefix("/sys") {
-            Ok((&self.devices.client, rest))
+            Ok((self.devices.client(), rest))
         } else {
             Err(errno::ENOENT)
         }
@@ -120,7 +120,7 @@ fn raw<T>(result: Result<T, Errno>) -> Sys<T> {
     result.map_err(Errno::raw)
 }
 
-impl Subject for InProcess {
+impl Owner for InProcess {
     fn name(&self) -> String {
         "kernfs in process".into()
     }
@@ -138,6 +138,8 @@ impl Subject for InProcess {
             | Needs::MAPPED_FILE
             | Needs::HANDLES
             | Needs::LIBRARY
+            | Needs::FILES
+            | Needs::ATTRIBUTES
     }
 
     fn cgroup(&self) -> Sys<String> {
@@ -146,52 +148,35 @@ impl Subject for InProcess {
     }
 
     fn populate(&self, dir: &str, is_populated: bool) -> Sys<()> {
-        let ino = self.inode(dir)?.ino();
-        let group = self.groups.find(ino).ok_or(errno::ENOENT)?;
-        group.is_populated.store(is_populated, SeqCst);
-        if let Some(events) = group.events.get() {
-            events.notify();
-        }
-        Ok(())
+        self.groups.populate(self.route(dir)?.1, is_populated)
     }
 
     fn device(&self) -> Sys<Device> {
-        let name = format!("dev{}", self.next.fetch_add(1, SeqCst));
-        raw(self.devices.register(&name))
+        self.devices.register()
     }
 
     fn unregister(&self, device: &Device) -> Sys<()> {
-        let device = self.devices.all.lock().unwrap().remove(last(&device.dir));
-        device.ok_or(errno::ENOENT)?.remove();
-        Ok(())
+        self.devices.unregister(device)
     }
 
     fn rename_device(&self, device: &Device, name: &str) -> Sys<Device> {
-        let mut all = self.devices.all.lock().unwrap();
-        let owned = all.remove(last(&device.dir)).ok_or(errno::ENOENT)?;
-        let renamed = owned.dir.rename(&self.devices.class, name);
-        let name = if renamed.is_ok() { name } else { last(&device.dir) };
-        all.insert(name.into(), owned);
-        raw(renamed)?;
-        Ok(Device { dir: format!("/sys/class/{name}"), ..device.clone() })
+        self.devices.rename(device, name)
     }
 
     fn move_device(&self, device: &Device, is_away: bool) -> Sys<()> {
-        let all = self.devices.all.lock().unwrap();
-        let owned = all.get(last(&device.dir)).ok_or(errno::ENOENT)?;
-        let tag = if is_away { Devices::ELSEWHERE } else { Devices::HERE };
-        raw(owned.dir.rename_in(&self.devices.class, last(&device.dir), tag))
+        self.devices.set_away(device, is_away)
     }
 
-    fn renew_attribute(&self, device: &Device, name: &str) -> Sys<()> {
-        let mut all = self.devices.all.lock().unwrap();
-        let owned = all.get_mut(last(&device.dir)).ok_or(errno::ENOENT)?;
-        assert_eq!(name, "mtu", "the attribute that can be renewed here");
-        drop(owned.mtu.take().map(File::remove));
-        owned.mtu = Some(raw(Devices::add_mtu(&owned.dir))?);
-        Ok(())
+    fn attribute(&self) -> Sys<Attribute> {
+        self.devices.attribute()
     }
 
+    fn set_present(&self, attribute: &Attribute, is_present: bool) -> Sys<()> {
+        self.devices.set_present(attribute, is_present)
+    }
+}
+
+impl Subject for InProcess {
     fn mkdir(&self, path: &str) -> Sys<()> {
         let _names = self.names.lock().unwrap();
         let (client, path) = self.route(path)?;
@@ -316,6 +301,8 @@ impl Subject for InProcess {
             whence::SEEK_SET => 0,
             whence::SEEK_END => i64::try_from(self.fstat(fd)?.size).unwrap(),
             whence::SEEK_DATA => return Err(errno::ENXIO),
+            whence::SEEK_CUR if self.file(fd)?.0.is_severed() => return Err(errno::ENODEV),
+            // The position is not told.
             _ => return Err(errno::ENOSYS),
         };
         let to = u64::try_from(base + offset).map_err(|_| errno::EINVAL)?;
@@ -396,10 +383,6 @@ impl Subject for InProcess {
     }
 }
 
-fn last(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
 fn stat(inode: &Inode) -> Stat {
     let attr = inode.attr();
     Stat {
@@ -416,409 +399,4 @@ fn stat(inode: &Inode) -> Stat {
 fn chmod(inode: &Inode, mode: u32) -> Sys<()> {
     let mode = Mode::new(u16::try_from(mode & 0o7777).unwrap());
     raw(inode.set_attr(&Caller::OWNER, &SetAttr { mode: Some(mode), ..SetAttr::default() }))
-}
-
-/// A tree whose directories have control files.
-struct Groups {
-    tree: OnceLock<Tree>,
-    client: OnceLock<Client>,
-    /// Groups by the inode number of their directory.
-    all: Mutex<HashMap<u64, Arc<Group>>>,
-}
-
-impl Groups {
-    fn new() -> Arc<Self> {
-        let groups = Arc::new(Self {
-            tree: OnceLock::new(),
-            client: OnceLock::new(),
-            all: Mutex::default(),
-        });
-        let tree = Tree::builder().dir_ops(GroupOps(Arc::downgrade(&groups))).build();
-        let _ = groups.client.set(tree.client(Caller::OWNER));
-        let _ = groups.tree.set(tree);
-        groups
-    }
-
-    fn client(&self) -> &Client {
-        self.client.get().expect("set at once")
-    }
-
-    fn find(&self, ino: u64) -> Option<Arc<Group>> {
-        self.all.lock().unwrap().get(&ino).cloned()
-    }
-
-    /// Refuses what a limit of a group above forbids (`cgroup_check_hierarchy_limits`).
-    fn check_limits(&self, parent: Option<&Arc<Group>>) -> Result<(), Errno> {
-        let mut above = parent.cloned();
-        let mut depth = 1;
-        while let Some(group) = above {
-            let descendants = group.descendants.load(SeqCst);
-            if depth > group.max_depth.load(SeqCst)
-                || descendants >= group.max_descendants.load(SeqCst)
-            {
-                return Err(Errno::EAGAIN);
-            }
-            depth += 1;
-            above = group.parent.clone();
-        }
-        Ok(())
-    }
-
-    /// Makes a directory with its files aside and attaches it at once.
-    fn make(&self, parent: &Dir, name: &Name, mode: Mode) -> Result<(), Errno> {
-        let above = self.find(parent.ino());
-        self.check_limits(above.as_ref())?;
-        let dir = self.tree.get().ok_or(Errno::ENODEV)?.detached_dir(mode);
-        let group = Arc::new(Group::new(above));
-        for (file, mode, what) in What::ALL {
-            let driver = Control { what, group: Arc::clone(&group) };
-            let file = dir.add_file(file, mode, driver)?;
-            match what {
-                What::Events => drop(group.events.set(file.notifier())),
-                What::Stall => {
-                    group.stalls.lock().unwrap().push(file);
-                    continue;
-                }
-                _ => {}
-            }
-            file.keep();
-        }
-        parent.attach(name, &dir)?;
-        group.count(1);
-        self.all.lock().unwrap().insert(dir.ino(), group);
-        dir.keep();
-        Ok(())
-    }
-
-    fn remove(&self, dir: &Child) -> Result<Draining, Errno> {
-        let group = self.find(dir.ino()).ok_or(Errno::ENOENT)?;
-        if group.is_populated.load(SeqCst) || group.descendants.load(SeqCst) > 0 {
-            return Err(Errno::EBUSY);
-        }
-        self.all.lock().unwrap().remove(&dir.ino());
-        group.count(-1);
-        let draining = dir.sever();
-        let stalls = std::mem::take(&mut *group.stalls.lock().unwrap());
-        drop(stalls);
-        Ok(draining)
-    }
-}
-
-/// What clients may do to the directories of [`Groups`].
-struct GroupOps(Weak<Groups>);
-
-impl DirOps for GroupOps {
-    fn mkdir(&self, parent: &Dir, name: &Name, op: &DirOp<'_>) -> Result<(), Errno> {
-        if name.contains(&b'\n') {
-            return Err(Errno::EINVAL);
-        }
-        self.0.upgrade().ok_or(Errno::ENODEV)?.make(parent, name, op.mode())
-    }
-
-    fn rmdir(&self, dir: &Child, _: &DirOp<'_>) -> Result<Draining, Errno> {
-        self.0.upgrade().ok_or(Errno::ENODEV)?.remove(dir)
-    }
-}
-
-/// What the control files of one directory are about.
-struct Group {
-    parent: Option<Arc<Self>>,
-    is_populated: AtomicBool,
-    is_frozen: AtomicBool,
-    accounts: AtomicBool,
-    max_depth: AtomicUsize,
-    max_descendants: AtomicUsize,
-    descendants: AtomicUsize,
-    events: OnceLock<Notifier>,
-    /// The pressure files, which hide.
-    stalls: Mutex<Vec<File<Control>>>,
-}
-
-impl Group {
-    fn new(parent: Option<Arc<Self>>) -> Self {
-        Self {
-            parent,
-            is_populated: AtomicBool::new(false),
-            is_frozen: AtomicBool::new(false),
-            accounts: AtomicBool::new(true),
-            max_depth: AtomicUsize::new(usize::MAX),
-            max_descendants: AtomicUsize::new(usize::MAX),
-            descendants: AtomicUsize::new(0),
-            events: OnceLock::new(),
-            stalls: Mutex::default(),
-        }
-    }
-
-    /// Counts a child, made or removed, in all groups above.
-    fn count(&self, change: isize) {
-        let mut above = self.parent.as_ref();
-        while let Some(group) = above {
-            group.descendants.fetch_add(change as usize, SeqCst);
-            above = group.parent.as_ref();
-        }
-    }
-
-    /// Hides or shows the pressure files; a write is answered when they are at rest.
-    fn account(&self, accounts: bool, op: &mut WriteOp<'_>) {
-        if self.accounts.swap(accounts, SeqCst) == accounts {
-            return;
-        }
-        for file in &*self.stalls.lock().unwrap() {
-            if accounts {
-                file.show();
-            } else {
-                // The last one stands for all: operations on them do not take time here.
-                op.answer_after(file.hide());
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
-    Controllers,
-    Events,
-    Freeze,
-    Kill,
-    MaxDepth,
-    MaxDescendants,
-    Pressure,
-    Stall,
-    Stat,
-}
-
-impl What {
-    const ALL: [(&str, Mode, Self); 11] = [
-        ("cgroup.controllers", Mode::RO, Self::Controllers),
-        ("cgroup.events", Mode::RO, Self::Events),
-        ("cgroup.freeze", Mode::RW, Self::Freeze),
-        ("cgroup.kill", Mode::WO, Self::Kill),
-        ("cgroup.max.depth", Mode::RW, Self::MaxDepth),
-        ("cgroup.max.descendants", Mode::RW, Self::MaxDescendants),
-        ("cgroup.pressure", Mode::RW, Self::Pressure),
-        ("cgroup.stat", Mode::RO, Self::Stat),
-        ("cpu.pressure", Mode::RW, Self::Stall),
-        ("io.pressure", Mode::RW, Self::Stall),
-        ("memory.pressure", Mode::RW, Self::Stall),
-    ];
-}
-
-/// A control file.
-struct Control {
-    what: What,
-    group: Arc<Group>,
-}
-
-impl FileOps for Control {
-    type Open = ();
-
-    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
-        let group = &self.group;
-        let bit = |bit: &AtomicBool| u8::from(bit.load(SeqCst));
-        let limit = |limit: &AtomicUsize| match limit.load(SeqCst) {
-            usize::MAX => "max\n".to_owned(),
-            limit => format!("{limit}\n"),
-        };
-        let text = match self.what {
-            What::Controllers => "cpu memory\n".to_owned(),
-            What::Events => {
-                format!(
-                    "populated {}\nfrozen {}\n",
-                    bit(&group.is_populated),
-                    bit(&group.is_frozen)
-                )
-            }
-            What::Freeze => format!("{}\n", bit(&group.is_frozen)),
-            What::Kill => return Err(Errno::EINVAL),
-            What::MaxDepth => limit(&group.max_depth),
-            What::MaxDescendants => limit(&group.max_descendants),
-            What::Pressure => format!("{}\n", bit(&group.accounts)),
-            What::Stall => "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n\
-                            full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
-                .to_owned(),
-            What::Stat => {
-                let descendants = group.descendants.load(SeqCst);
-                format!("nr_descendants {descendants}\nnr_dying_descendants 0\n")
-            }
-        };
-        op.push(text.as_bytes());
-        Ok(())
-    }
-
-    fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
-        let len = op.data().len();
-        if len == 0 {
-            return Ok(0);
-        }
-        let text = op.text()?;
-        match self.what {
-            What::Freeze => self.group.is_frozen.store(switch(text)?, SeqCst),
-            What::Pressure => self.group.account(switch(text)?, op),
-            What::MaxDepth => self.group.max_depth.store(limit(text)?, SeqCst),
-            What::MaxDescendants => self.group.max_descendants.store(limit(text)?, SeqCst),
-            What::Kill => drop(switch(text)?),
-            What::Stall => {}
-            What::Controllers | What::Events | What::Stat => return Err(Errno::EINVAL),
-        }
-        Ok(len)
-    }
-}
-
-/// Parses an integer in any C notation (`kstrtoint` with base 0).
-fn integer(text: &str) -> Result<i64, Errno> {
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let (radix, digits) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
-        Some(rest) => (16, rest),
-        None if digits.len() > 1 && digits.starts_with('0') => (8, &digits[1..]),
-        None => (10, digits),
-    };
-    if digits.starts_with(['+', '-']) {
-        return Err(Errno::EINVAL);
-    }
-    i64::from_str_radix(digits, radix).map(|value| sign * value).map_err(|_| Errno::EINVAL)
-}
-
-fn switch(text: &str) -> Result<bool, Errno> {
-    match integer(text)? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Errno::ERANGE),
-    }
-}
-
-fn limit(text: &str) -> Result<usize, Errno> {
-    match text {
-        "max" => Ok(usize::MAX),
-        text => usize::try_from(integer(text)?).map_err(|_| Errno::ERANGE),
-    }
-}
-
-/// A tree of devices with sysfs manners, in a directory of two namespaces.
-struct Devices {
-    client: Client,
-    class: Dir,
-    links: Dir,
-    all: Mutex<HashMap<String, OwnedDevice>>,
-    /// Last, for it ends with everything in it.
-    _tree: Tree,
-}
-
-struct OwnedDevice {
-    mtu: Option<File<Mtu>>,
-    dir: Dir,
-    _link: Link,
-}
-
-impl OwnedDevice {
-    fn remove(self) {
-        self.dir.remove().unwrap();
-        let mtu = self.mtu.map(|mtu| mtu.into_inner().is_ok());
-        assert_eq!(mtu, Some(true), "the driver of a removed device comes back");
-    }
-}
-
-impl Devices {
-    const HERE: Tag = Tag(1);
-    const ELSEWHERE: Tag = Tag(2);
-    const MAPPED_SIZE: u64 = 8192;
-
-    fn new() -> Self {
-        let tree = Tree::builder().manners(Manners::Sysfs).build();
-        let class = DirOptions::new(Mode::DIR).tagged_children();
-        let class = tree.root().add_dir("class", class).unwrap();
-        let links = tree.root().add_dir("links", Mode::DIR).unwrap();
-        let client = tree.client_in(Caller::OWNER, Self::HERE);
-        Self { client, class, links, all: Mutex::default(), _tree: tree }
-    }
-
-    fn add_mtu(dir: &Dir) -> Result<File<Mtu>, Errno> {
-        Ok(dir.add_file("mtu", Mode::RW, Mtu(AtomicU64::new(1500)))?)
-    }
-
-    fn register(&self, name: &str) -> Result<Device, Errno> {
-        let dir = self.class.add_dir(name, DirOptions::new(Mode::DIR).tag(Self::HERE))?;
-        let mtu = Self::add_mtu(&dir)?;
-        dir.add_file("address", Mode::RO, show(|op| op.push(b"02:00:00:00:00:01\n")))?.keep();
-        dir.add_file("reset", Mode::WO, Reset)?.keep();
-        dir.add_file("secret", Mode::new(0), show(|op| op.push(b"1\n")))?.keep();
-        let mapped = FileOptions::new(Mode::RO).size(Self::MAPPED_SIZE);
-        dir.add_file("resource", mapped, Resource)?.keep();
-        let link = self.links.add_link(name, &dir)?;
-        let owned = OwnedDevice { mtu: Some(mtu), dir, _link: link };
-        self.all.lock().unwrap().insert(name.into(), owned);
-        Ok(Device {
-            dir: format!("/sys/class/{name}"),
-            rw: "mtu".into(),
-            ro: "address".into(),
-            wo: Some("reset".into()),
-            secret: Some("secret".into()),
-            mapped: Some(("resource".into(), Self::MAPPED_SIZE)),
-            link: format!("/sys/links/{name}"),
-        })
-    }
-}
-
-/// A number.
-struct Mtu(AtomicU64);
-
-impl FileOps for Mtu {
-    type Open = ();
-
-    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
-        op.push(format!("{}\n", self.0.load(SeqCst)).as_bytes());
-        Ok(())
-    }
-
-    fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
-        let mtu = u64::try_from(integer(op.text()?)?).map_err(|_| Errno::EINVAL)?;
-        self.0.store(mtu, SeqCst);
-        Ok(op.data().len())
-    }
-}
-
-/// A trigger that can only be written.
-struct Reset;
-
-impl FileOps for Reset {
-    type Open = ();
-    const OPS: Ops = Ops::WRITE;
-
-    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
-        Ok(op.data().len())
-    }
-}
-
-/// Memory that can be mapped; byte `n` has the value `n mod 251`.
-struct Resource;
-
-impl FileOps for Resource {
-    type Open = ();
-    const KIND: Shape = Shape::Binary;
-    const OPS: Ops = Ops::READ.union(Ops::MMAP);
-
-    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
-        let range = op.offset()..op.offset() + op.max_len() as u64;
-        let bytes: Vec<u8> = range.map(|at| (at % 251) as u8).collect();
-        op.push(&bytes);
-        Ok(())
-    }
 }

@@ -13,13 +13,24 @@ mod subject;
 
 mod cases;
 
+mod fixture;
+
 mod in_process;
+
+mod syscalls;
+
+mod raw;
+
+mod mounted;
 
 pub mod probe;
 
 pub use cases::{Case, Env, all};
 pub use in_process::InProcess;
+pub use mounted::Mounted;
 pub use report::{Outcome, Report, run};
 pub use subject::{
-    Device, Dirent, Fd, How, Kind, Map, Needs, Stat, Subject, Sys, errno, flags, whence,
+    Attribute, Device, Dirent, Fd, How, Kind, Map, Needs, Owner, Stall, Stat, Subject, Sys,
+    Watched, errno, flags, inotify, whence,
 };
+pub use syscalls::Syscalls;

@@ -16,10 +16,13 @@ pub fn run(subject: &dyn Subject, filter: impl Fn(&Case) -> bool) -> Report {
 fn run_case(subject: &dyn Subject, case: &Case) -> Outcome {
     let missing = case.needs.difference(subject.can());
     if !missing.is_empty() {
-        return Outcome::Skipped(reason(missing));
+        let known = missing.iter().find_map(|need| subject.why_not(need));
+        return Outcome::Skipped(known.unwrap_or_else(|| reason(missing)));
     }
-    match catch_unwind(AssertUnwindSafe(|| (case.run)(&Env::new(subject)))) {
-        Ok(()) => Outcome::Passed,
+    let env = Env::new(subject);
+    match catch_unwind(AssertUnwindSafe(|| (case.run)(&env))) {
+        Ok(()) if env.differences().is_empty() => Outcome::Passed,
+        Ok(()) => Outcome::Differs(env.differences().join("; ")),
         Err(panic) => Outcome::Failed(message(&*panic)),
     }
 }
@@ -40,6 +43,8 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 pub enum Outcome {
     /// The subject behaves as the contract says.
     Passed,
+    /// It was checked to behave differently in this, as is known of such a subject.
+    Differs(String),
     /// The subject cannot show it, for this reason.
     Skipped(String),
     /// It behaves differently: how.
@@ -81,6 +86,7 @@ impl fmt::Display for Report {
             }
             let (verdict, detail) = match outcome {
                 Outcome::Passed => ("ok", ""),
+                Outcome::Differs(how) => ("differs", how.as_str()),
                 Outcome::Skipped(reason) => ("skipped", reason.as_str()),
                 Outcome::Failed(message) => ("FAILED", message.as_str()),
             };
@@ -88,9 +94,11 @@ impl fmt::Display for Report {
             writeln!(f, "{}", line.trim_end())?;
         }
         let passed = self.count(|outcome| matches!(outcome, Outcome::Passed));
+        let differ = self.count(|outcome| matches!(outcome, Outcome::Differs(_)));
         let skipped = self.count(|outcome| matches!(outcome, Outcome::Skipped(_)));
         let failed = self.count(|outcome| matches!(outcome, Outcome::Failed(_)));
-        write!(f, "\n{passed} passed, {skipped} skipped, {failed} failed")
+        write!(f, "\n{passed} passed, {differ} differ as expected, ")?;
+        write!(f, "{skipped} skipped, {failed} failed")
     }
 }
 

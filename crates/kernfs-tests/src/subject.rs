@@ -44,6 +44,12 @@ bitflags! {
         const LIBRARY = 512;
         /// File handles.
         const HANDLES = 1024;
+        /// Files that can be taken away: those of control groups, or else of devices.
+        const FILES = 2048;
+        /// A single file that the owner can remove and add again ([`Owner::attribute`]).
+        const ATTRIBUTES = 4096;
+        /// inotify.
+        const INOTIFY = 8192;
     }
 }
 
@@ -98,6 +104,22 @@ pub struct Device {
     pub link: String,
 }
 
+/// A file that its owner can remove and add again.
+#[derive(Clone, Debug)]
+pub struct Attribute {
+    /// Its path.
+    pub path: String,
+}
+
+/// What inotify tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The bits of [`inotify`].
+    pub events: u32,
+    /// The name of a child, when a directory is watched.
+    pub name: String,
+}
+
 /// How to wait for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names of system calls")]
@@ -107,23 +129,28 @@ pub enum How {
     Epoll,
 }
 
-/// A place where kernfs files can be used by system calls.
+/// The owner's side of a subject: what it is, and what is done to its files from inside.
 ///
 /// A directory T as [`cgroup`](Self::cgroup) makes it has the control files `cgroup.events` (tells
 /// changes of `populated` by notification), `cgroup.freeze` (takes 0 and 1), `cgroup.kill`
 /// (write-only), `cgroup.controllers` (read-only), `cgroup.stat`, `cgroup.max.depth`,
 /// `cgroup.max.descendants`, and with [`Needs::PRESSURE_FILES`] `cgroup.pressure` and
 /// `{cpu,io,memory}.pressure`. What a subject lacks it need not implement.
-#[allow(missing_docs, reason = "most methods are system calls")]
 #[allow(unused_variables, reason = "the defaults refuse")]
-pub trait Subject: Sync {
+pub trait Owner: Sync {
     /// Returns what it is, for the report.
     fn name(&self) -> String;
 
+    /// Returns what kind of thing it is.
     fn kind(&self) -> Kind;
 
     /// Returns which needs it meets.
     fn can(&self) -> Needs;
+
+    /// Tells why it does not meet one of these needs, where that is more than that it lacks them.
+    fn why_not(&self, needs: Needs) -> Option<String> {
+        None
+    }
 
     /// Makes a fresh directory with control files, and returns its path.
     fn cgroup(&self) -> Sys<String> {
@@ -155,11 +182,22 @@ pub trait Subject: Sync {
         Err(errno::ENOSYS)
     }
 
-    /// Removes one attribute of a device and adds it again, from the owner's side.
-    fn renew_attribute(&self, device: &Device, name: &str) -> Sys<()> {
+    /// Makes a fresh file that can be removed by itself.
+    fn attribute(&self) -> Sys<Attribute> {
         Err(errno::ENOSYS)
     }
 
+    /// Removes such a file from the owner's side, or adds it again.
+    fn set_present(&self, attribute: &Attribute, is_present: bool) -> Sys<()> {
+        Err(errno::ENOSYS)
+    }
+}
+
+/// A place where kernfs files can be used by system calls.
+#[allow(missing_docs, reason = "most methods are system calls")]
+#[allow(unused_variables, reason = "the defaults refuse")]
+pub trait Subject: Owner {
+    /// Drops what the system has cached of inodes and names.
     fn drop_caches(&self) -> Sys<()> {
         Err(errno::ENOSYS)
     }
@@ -212,6 +250,24 @@ pub trait Subject: Sync {
     /// Waits for events, and returns them, or 0 when the time is over.
     fn wait(&self, fd: Fd, events: u32, how: How, timeout: Duration) -> Sys<u32>;
 
+    /// Puts a descriptor into an edge-triggered epoll of its own.
+    fn epoll_edge(&self, fd: Fd, events: u32) -> Sys<Fd> {
+        Err(errno::ENOSYS)
+    }
+    /// Waits for an epoll, and returns the events, or 0 when the time is over.
+    fn epoll_wait(&self, epoll: Fd, timeout: Duration) -> Sys<u32> {
+        Err(errno::ENOSYS)
+    }
+
+    /// Watches a path by inotify.
+    fn watch(&self, path: &str) -> Sys<Fd> {
+        Err(errno::ENOSYS)
+    }
+    /// Returns what a watch has seen, without waiting.
+    fn watched(&self, watch: Fd) -> Sys<Vec<Watched>> {
+        Err(errno::ENOSYS)
+    }
+
     fn mmap(&self, fd: Fd, len: usize) -> Sys<Map>;
     /// Reads from a mapping; EFAULT stands for SIGBUS.
     fn map_read(&self, map: Map, offset: usize, len: usize) -> Sys<Vec<u8>>;
@@ -250,6 +306,26 @@ pub trait Subject: Sync {
     fn write_bad_pointer(&self, fd: Fd) -> Sys<usize> {
         Err(errno::ENOSYS)
     }
+    /// Makes memory that stalls whoever touches it.
+    fn stall(&self) -> Sys<Box<dyn Stall + '_>> {
+        Err(errno::ENOSYS)
+    }
+    /// Sits in a directory while `body` runs, and asks for the path of it then.
+    fn cwd_of(&self, dir: &str, body: &mut (dyn FnMut() + Send)) -> Sys<()> {
+        Err(errno::ENOSYS)
+    }
+}
+
+/// Memory that stalls whoever touches it, once, until it is told to go on.
+pub trait Stall: Send + Sync {
+    /// Reads into it.
+    fn read(&self, fd: Fd, len: usize) -> Sys<usize>;
+    /// Writes from it; it is filled with the digit one.
+    fn write(&self, fd: Fd, len: usize) -> Sys<usize>;
+    /// Waits until somebody stalls.
+    fn until_stalled(&self);
+    /// Lets everybody go on.
+    fn go_on(&self);
 }
 
 /// Error numbers.
@@ -292,9 +368,21 @@ pub mod flags {
     pub const O_NONBLOCK: i32 = 0o4000;
     pub const O_DIRECT: i32 = 0o40_000;
     pub const O_DIRECTORY: i32 = 0o200_000;
+    pub const O_PATH: i32 = 0o10_000_000;
     pub const XATTR_ANY: i32 = 0;
     pub const XATTR_CREATE: i32 = 1;
     pub const XATTR_REPLACE: i32 = 2;
+}
+
+/// What inotify tells of.
+#[allow(missing_docs, reason = "the names of inotify(7)")]
+pub mod inotify {
+    pub const IN_MODIFY: u32 = 2;
+    pub const IN_DELETE: u32 = 0x200;
+    pub const IN_CREATE: u32 = 0x100;
+    pub const IN_DELETE_SELF: u32 = 0x400;
+    pub const IN_IGNORED: u32 = 0x8000;
+    pub const IN_ISDIR: u32 = 0x4000_0000;
 }
 
 /// Where lseek(2) counts from.

@@ -8,7 +8,7 @@ mod objects;
 mod severing;
 
 use std::fmt::Debug;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use crate::subject::{Fd, How, Needs, Subject, Sys};
@@ -45,6 +45,7 @@ pub fn all() -> Vec<Case> {
 pub struct Env<'a> {
     /// The subject.
     pub s: &'a dyn Subject,
+    differences: Mutex<Vec<String>>,
 }
 
 /// All events that poll(2) can ask a kernfs file for.
@@ -65,7 +66,20 @@ pub(crate) const A_WHILE: Duration = Duration::from_secs(2);
 impl<'a> Env<'a> {
     /// Takes the subject.
     pub fn new(s: &'a dyn Subject) -> Self {
-        Self { s }
+        Self { s, differences: Mutex::default() }
+    }
+
+    /// Notes that the subject differs, as it was just checked to do.
+    pub(crate) fn differs(&self, how: &str) {
+        let mut differences = self.differences.lock().unwrap();
+        if !differences.iter().any(|known| known == how) {
+            differences.push(how.to_owned());
+        }
+    }
+
+    /// Returns in what the subject was seen to differ, as it is expected to.
+    pub fn differences(&self) -> Vec<String> {
+        self.differences.lock().unwrap().clone()
     }
 
     /// Makes a fresh directory T.
@@ -144,6 +158,19 @@ fn until_asleep(stat: &Option<std::path::PathBuf>, is_finished: impl Fn() -> boo
         let Ok(text) = std::fs::read_to_string(stat) else { return true };
         is_finished() || text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
     });
+}
+
+/// Tells whether Linux is of this version, or a later one.
+pub(crate) fn linux_is(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
+/// Tells whether this Linux is known to have the gaps that are closed here; a later one may have
+/// closed them as well.
+pub(crate) fn linux_has_gaps() -> bool {
+    !linux_is(6, 19)
 }
 
 /// Checks that a call was refused with an error number.

@@ -163,12 +163,15 @@ fn long_names(env: &Env<'_>) {
     let t = env.cgroup();
     for length in [255, 1000, 1025] {
         let long = format!("{t}/{}", "n".repeat(length));
-        // What a mount passes on ends at FUSE_NAME_MAX.
-        if length > 1024 && env.s.kind() == Kind::Mount {
-            refused(&env.s.mkdir(&long), errno::ENAMETOOLONG, "mkdir of a long name");
+        let made = env.s.mkdir(&long);
+        // What FUSE passes on ended at 1024 bytes, up to some Linux before 6.18.
+        if length > 1024 && env.s.kind() == Kind::Mount && !super::linux_is(6, 18) && made.is_err()
+        {
+            refused(&made, errno::ENAMETOOLONG, "mkdir of a long name");
+            env.differs("FUSE takes no names over 1024 bytes");
             continue;
         }
-        ok(env.s.mkdir(&long), "mkdir of a long name");
+        ok(made, "mkdir of a long name");
         assert!(env.names(&t).iter().any(|name| name.len() == length), "{length}");
         ok(env.s.rmdir(&long), "rmdir of a long name");
     }
@@ -253,8 +256,9 @@ fn cursor_removed(env: &Env<'_>) {
         }
     }
     match env.s.kind() {
-        // Trees that have the defect show it within 40 rounds; a later kernel may not.
-        Kind::Kernel => eprintln!("12a: {duplicates} duplicates in 40 rounds"),
+        // Each round shows the defect with a chance of about one in four.
+        Kind::Kernel if duplicates > 0 => env.differs("the kernel lists an entry twice"),
+        Kind::Kernel => assert!(!super::linux_has_gaps(), "no entry was listed twice in 40 rounds"),
         Kind::InProcess | Kind::Mount => assert_eq!(duplicates, 0, "listed twice"),
     }
 }
