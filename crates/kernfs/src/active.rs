@@ -24,10 +24,14 @@ struct Live<T: FileOps> {
     /// `None` until the driver has opened.
     open: Option<T::Open>,
     record: Arc<Record>,
+    /// The tree, for the detection of waits for oneself.
+    tree: usize,
 }
 
 impl<T: FileOps> gate::Live for Live<T> {
     fn release(self) {
+        // An operation like any other: who waits in it for a removal may be waiting for it.
+        let inside = Inside::enter(Place { tree: self.tree, object: 0 });
         if let Some(open) = self.open {
             self.record.running.start(Operation::Release, &Caller::OWNER);
             let _ = contain(|| self.driver.release(open));
@@ -36,6 +40,7 @@ impl<T: FileOps> gate::Live for Live<T> {
         let driver = self.driver;
         let _ = contain(|| drop(driver));
         self.record.end();
+        drop(inside);
     }
 }
 
@@ -98,7 +103,8 @@ impl<T: FileOps> OpenNode<T> {
         core.kind = T::KIND;
         core.ready_by = T::READY;
         core.ops = T::OPS;
-        let live = Live { driver, open: None, record: Arc::clone(&core.record) };
+        let tree = core.realm.id();
+        let live = Live { driver, open: None, record: Arc::clone(&core.record), tree };
         Self { core, gate: Gate::new(live, Text::default()) }
     }
 
@@ -184,6 +190,10 @@ impl<T: FileOps> OpenNode<T> {
                 result
             }
             Err(Panicked) => {
+                // What it had rendered so far is nobody's.
+                if let (_, Some(text)) = pass.get() {
+                    text.restart();
+                }
                 self.core.ready.kill();
                 Err(Errno::EIO)
             }

@@ -231,24 +231,48 @@ impl Fronts {
         }
     }
 
-    /// Tells everyone of a change, which is made only if somebody listens.
-    pub(crate) fn tell(&self, change: impl FnOnce() -> Change) {
-        if self.count.load(Acquire) == 0 {
-            return;
-        }
-        let change = change();
-        if !matches!(change, Change::Removed(_) | Change::Hidden(_)) {
-            for front_end in self.front_ends() {
-                front_end.changed(&change);
-            }
-        }
-        let streams: Vec<_> = {
-            let listeners = self.listeners.lock();
-            listeners.streams.iter().filter_map(Weak::upgrade).collect()
-        };
-        for stream in streams {
+    /// Tells whether anybody listens.
+    pub(crate) fn are_listening(&self) -> bool {
+        self.count.load(Acquire) != 0
+    }
+
+    /// Puts a change of structure into the streams; under the tree lock, so that they have all
+    /// changes in their order. To be followed by [`Fronts::tell`] once it is free.
+    pub(crate) fn record(&self, change: &Change) {
+        for stream in self.streams() {
             stream.push(change.clone());
         }
+    }
+
+    /// Lets everyone know of a change that was recorded.
+    pub(crate) fn tell(&self, change: &Change) {
+        if !self.are_listening() {
+            return;
+        }
+        if !matches!(change, Change::Removed(_) | Change::Hidden(_)) {
+            for front_end in self.front_ends() {
+                front_end.changed(change);
+            }
+        }
+        for stream in self.streams() {
+            stream.queue.wake_all();
+        }
+    }
+
+    /// Records and tells a change of something else, which is made only if somebody listens.
+    pub(crate) fn announce(&self, change: impl FnOnce() -> Change) {
+        if self.are_listening() {
+            let change = change();
+            self.record(&change);
+            self.tell(&change);
+        }
+    }
+
+    fn streams(&self) -> Vec<Arc<Stream>> {
+        if !self.are_listening() {
+            return Vec::new();
+        }
+        self.listeners.lock().streams.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Ends all streams: the tree has gone.
@@ -261,7 +285,7 @@ impl Fronts {
     }
 
     fn front_ends(&self) -> Vec<Arc<dyn FrontEnd>> {
-        if self.count.load(Acquire) == 0 {
+        if !self.are_listening() {
             return Vec::new();
         }
         let listeners = self.listeners.lock();
@@ -343,6 +367,7 @@ struct Queued {
 }
 
 impl Stream {
+    /// Queues a change; who waits is woken by [`Fronts::tell`].
     fn push(&self, change: Change) {
         let mut queued = self.state.lock();
         if let Change::Notified { ino } = change
@@ -357,8 +382,6 @@ impl Stream {
         } else if queued.changes.front() != Some(&Change::Resync) {
             queued.changes.push_back(change);
         }
-        drop(queued);
-        self.queue.wake_all();
     }
 
     fn pop(&self) -> Option<Change> {

@@ -441,7 +441,7 @@ impl Inode {
         }
         self.check_access(caller, Access::WRITE | Access::EXEC)?;
         let name = self.tree.realm.name(name)?;
-        self.call(&self.node, Operation::Mkdir, caller, |ops, by| {
+        self.call(&[&self.node], Operation::Mkdir, caller, |ops, by| {
             ops.mkdir(by, &self.node, &name, mode)
         })
     }
@@ -457,7 +457,7 @@ impl Inode {
         let child = self.victim(caller, name.as_ref())?;
         child.dir()?;
         let draining =
-            self.call(&child, Operation::Rmdir, caller, |ops, by| ops.rmdir(by, &child))?;
+            self.call(&[&child], Operation::Rmdir, caller, |ops, by| ops.rmdir(by, &child))?;
         if child.has(REMOVED) {
             child.raise(RMDIR);
         }
@@ -474,7 +474,7 @@ impl Inode {
         if child.kind() == NodeKind::Dir {
             return Err(Errno::EISDIR);
         }
-        self.call(&self.node, Operation::Unlink, caller, |ops, by| ops.unlink(by, &child))
+        self.call(&[&self.node], Operation::Unlink, caller, |ops, by| ops.unlink(by, &child))
     }
 
     /// Renames or moves a node (`kernfs_iop_rename`).
@@ -497,7 +497,7 @@ impl Inode {
         to.node.dir()?;
         to.check_access(caller, Access::WRITE | Access::EXEC)?;
         let new_name = self.tree.realm.name(new_name.as_ref())?;
-        self.call(&to.node, Operation::Rename, caller, |ops, by| {
+        self.call(&[&to.node, &child], Operation::Rename, caller, |ops, by| {
             ops.rename(by, &child, &to.node, &new_name)
         })
     }
@@ -539,29 +539,32 @@ impl Inode {
         Ok(child)
     }
 
-    /// Runs a callback of the owner inside the gate of a directory.
+    /// Runs a callback of the owner inside the gates of those of the nodes that are directories.
     fn call<R>(
         &self,
-        within: &Arc<Node>,
+        within: &[&Arc<Node>],
         operation: Operation,
         caller: &Caller,
         body: impl FnOnce(&dyn AnyDirOps, By<'_>) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         let ops = self.tree.dir_ops.lock().clone().ok_or(Errno::EPERM)?;
-        let dir = within.dir()?;
-        // Sharers never wait for each other, so that a refusal means that it is closed.
-        let pass = dir.gate.enter_shared().map_err(|_| Errno::ENODEV)?;
-        dir.running.start(operation, caller);
-        let inside = Inside::enter(Place {
-            tree: self.tree.realm.id(),
-            object: Arc::as_ptr(within) as usize,
-        });
+        let mut passes = Vec::new();
+        let mut places = Vec::new();
+        for node in within {
+            let Ok(dir) = node.dir() else { continue };
+            // Sharers never wait for each other, so that a refusal means that it is closed.
+            passes.push(dir.gate.enter_shared().map_err(|_| Errno::ENODEV)?);
+            dir.running.start(operation, caller);
+            let object = Arc::as_ptr(node) as usize;
+            places.push(Inside::enter(Place { tree: self.tree.realm.id(), object }));
+        }
         assert_unlocked();
         let result = contain(|| body(&*ops, By { tree: &self.tree, caller }));
-        // Before the gate is left, for the remover of the tree drops the last reference.
+        // Before the gates are left, for the remover of the tree drops the last reference.
         drop(ops);
-        drop(inside);
-        drop(pass);
+        // In the order of a stack.
+        while places.pop().is_some() {}
+        drop(passes);
         result.unwrap_or_else(|Panicked| Err(Errno::EIO))
     }
 }

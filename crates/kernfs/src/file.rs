@@ -158,7 +158,7 @@ impl<T> File<T> {
             file.set_size(size);
         }
         let ino = self.ino();
-        self.owner.tree().fronts.tell(|| Change::Attributes { ino });
+        self.owner.tree().fronts.announce(|| Change::Attributes { ino });
     }
 }
 
@@ -239,6 +239,12 @@ impl FileOptions {
     /// Takes the mode; the rest is user 0, the group of the parent or 0, and the manners' own.
     pub const fn new(mode: Mode) -> Self {
         Self { mode, uid: 0, gid: None, size: None, write_limit: None, tag: None }
+    }
+
+    /// Sets the mode.
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
     }
 
     /// Sets user and group.

@@ -23,6 +23,7 @@ pub struct Caller {
     /// Whether the operation must not wait (`O_NONBLOCK`).
     pub nonblocking: bool,
     capable: fn(&Self, Capability) -> bool,
+    in_group: fn(&Self, u32) -> bool,
 }
 
 impl Caller {
@@ -32,7 +33,14 @@ impl Caller {
     /// Takes the ids of a task that has all capabilities if it is user 0, else none.
     #[must_use]
     pub const fn new(uid: u32, gid: u32, pid: u32) -> Self {
-        Self { uid, gid, pid, nonblocking: false, capable: |caller, _| caller.uid == 0 }
+        Self {
+            uid,
+            gid,
+            pid,
+            nonblocking: false,
+            capable: |caller, _| caller.uid == 0,
+            in_group: |_, _| false,
+        }
     }
 
     /// Sets how capabilities are looked up; asked only when an answer depends on it.
@@ -42,11 +50,24 @@ impl Caller {
         self
     }
 
+    /// Sets how supplementary groups are looked up; asked only when an answer depends on it.
+    #[must_use]
+    pub const fn with_groups(mut self, in_group: fn(&Self, u32) -> bool) -> Self {
+        self.in_group = in_group;
+        self
+    }
+
     /// Sets whether operations must not wait.
     #[must_use]
     pub const fn nonblocking(mut self, nonblocking: bool) -> Self {
         self.nonblocking = nonblocking;
         self
+    }
+
+    /// Tells whether the task is in a group (`in_group_p`).
+    #[must_use]
+    pub fn is_in_group(&self, gid: u32) -> bool {
+        self.gid == gid || (self.in_group)(self, gid)
     }
 
     /// Tells whether the task has a capability (`capable`).
@@ -336,7 +357,7 @@ impl Meta {
     pub(crate) fn permits(&self, caller: &Caller, kind: NodeKind, access: Access) -> bool {
         let shift = if caller.uid == self.uid {
             6
-        } else if caller.gid == self.gid {
+        } else if caller.is_in_group(self.gid) {
             3
         } else {
             0
@@ -360,7 +381,7 @@ impl Meta {
         now: Timestamp,
     ) -> Result<(), Errno> {
         let owns = caller.uid == self.uid || caller.is_capable(Capability::FOWNER);
-        let to_own_group = set.gid.is_none_or(|gid| gid == self.gid || gid == caller.gid);
+        let to_own_group = set.gid.is_none_or(|gid| gid == self.gid || caller.is_in_group(gid));
         let keeps_user = set.uid.is_none_or(|uid| uid == self.uid);
         let changes_owner = set.uid.is_some() || set.gid.is_some();
         let may_chown = keeps_user && to_own_group && caller.uid == self.uid;

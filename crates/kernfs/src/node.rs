@@ -4,7 +4,7 @@
 //! it up; none of these pins the driver, which the node lets go of when it is severed.
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use core::hash::BuildHasher;
@@ -410,8 +410,36 @@ pub(crate) struct DirNode {
     /// Admits callbacks of [`DirOps`](crate::DirOps), side by side.
     pub(crate) gate: Gate<Nothing, ()>,
     pub(crate) running: Running,
+    /// Removals of children that may not be at rest.
+    pub(crate) leaving: Mutex<Leaving>,
     /// Whether each child carries a namespace tag; else none does.
     pub(crate) tagged: bool,
+}
+
+/// Drains that began below a directory; those that are done are dropped now and then.
+#[derive(Default)]
+pub(crate) struct Leaving {
+    drains: Vec<Weak<Drain>>,
+    /// How many there may be before those that are done are dropped.
+    room: usize,
+}
+
+impl Leaving {
+    pub(crate) fn note(&mut self, drain: &Arc<Drain>) {
+        if self.drains.len() >= self.room {
+            let lasts = |drain: &Weak<Drain>| drain.upgrade().is_some_and(|drain| !drain.is_done());
+            self.drains.retain(lasts);
+            self.room = 2 * self.drains.len() + Self::ROOM;
+        }
+        self.drains.push(Arc::downgrade(drain));
+    }
+
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Arc<Drain>> + use<> {
+        core::mem::take(&mut self.drains).into_iter().filter_map(|drain| drain.upgrade())
+    }
+
+    /// So few that looking through them costs nothing to speak of.
+    const ROOM: usize = 8;
 }
 
 /// A directory has no state of severing lifetime.
@@ -427,6 +455,7 @@ impl DirNode {
             children: RwLock::new(Children::default()),
             gate: Gate::new(Nothing, ()),
             running: Running::new(),
+            leaving: Mutex::default(),
             tagged,
         }
     }

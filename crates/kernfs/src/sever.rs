@@ -26,8 +26,8 @@ pub(crate) fn remove(tree: &Arc<Shared>, top: &Arc<Node>) -> Removal {
         if top.has(REMOVED) {
             return None;
         }
-        let change = Change::removed(top);
-        unlink(tree, top);
+        let change = tree.record(top, || Change::removed(top));
+        unlink(tree, top, &drain);
         Some((mark(top, &token), change))
     }) else {
         return (top.place.lock().drain.clone(), Vec::new());
@@ -58,8 +58,10 @@ pub(crate) fn remove(tree: &Arc<Shared>, top: &Arc<Node>) -> Removal {
             dir.gate.finish_close();
         }
     }
-    tree.fronts.severed(&Severed::removed(&change, &nodes), &token);
-    tree.fronts.tell(|| change);
+    if let Some(change) = change {
+        tree.fronts.severed(&Severed::removed(&change, &nodes), &token);
+        tree.fronts.tell(&change);
+    }
     if Arc::ptr_eq(top, &tree.root) {
         tree.fronts.end();
         kept.extend(tree.dir_ops.lock().take().map(|dir_ops| dir_ops as Arc<dyn Kept>));
@@ -80,15 +82,17 @@ pub(crate) fn hide(tree: &Arc<Shared>, node: &Arc<Node>) -> Option<Arc<Drain>> {
         }
         node.raise(HIDDEN);
         succeed(node, &token);
-        Some((file.hide(), Change::hidden(node)))
+        Some((file.hide(), tree.record(node, || Change::hidden(node))))
     });
     let Some((opens, change)) = hidden else {
         return node.place.lock().drain.clone();
     };
     let opens: Vec<_> = opens.into_values().collect();
     close_all(&opens, &drain, &token);
-    tree.fronts.severed(&Severed::hidden(&change, node), &token);
-    tree.fronts.tell(|| change);
+    if let Some(change) = change {
+        tree.fronts.severed(&Severed::hidden(&change, node), &token);
+        tree.fronts.tell(&change);
+    }
     drop(token);
     Some(drain)
 }
@@ -104,21 +108,22 @@ pub(crate) fn show(tree: &Arc<Shared>, node: &Arc<Node>) {
         }
         file.show();
         node.lower(HIDDEN);
-        Some(Change::shown(node))
+        tree.record(node, || Change::shown(node))
     });
-    if let Some(change) = change {
-        tree.fronts.tell(|| change);
-    }
+    tree.tell(change);
 }
 
 /// Takes the topmost node out of its directory; under the tree lock.
-fn unlink(tree: &Shared, top: &Arc<Node>) {
+///
+/// The directory keeps the drain in mind: its own removal is to outlast it.
+fn unlink(tree: &Shared, top: &Arc<Node>, drain: &Arc<Drain>) {
     let (parent, name, tag) = {
         let place = top.place.lock();
         (place.parent.clone(), place.name.clone(), place.tag)
     };
     if let Some(Inner::Dir(dir)) = parent.as_ref().map(|parent| parent.inner()) {
         dir.children.write().remove(tag, &name, top, tree.realm.clock.now());
+        dir.leaving.lock().note(drain);
     }
 }
 
@@ -135,6 +140,10 @@ fn mark(top: &Arc<Node>, token: &Token) -> Vec<Arc<Node>> {
         node.raise(REMOVED);
         if let Inner::Dir(dir) = node.inner() {
             nodes.extend(dir.children.write().close());
+            let leaving = dir.leaving.lock().take();
+            for drain in leaving {
+                drain.chain(token);
+            }
         }
     }
     nodes.reverse();

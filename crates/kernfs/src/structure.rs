@@ -134,6 +134,29 @@ impl Shared {
         Arc::ptr_eq(&top, &self.root)
     }
 
+    /// Records a change below `place` if somebody listens and can see it; under the tree lock.
+    ///
+    /// What happens in a directory that is not attached is nobody's business yet.
+    pub(crate) fn record(
+        &self,
+        place: &Arc<Node>,
+        change: impl FnOnce() -> Change,
+    ) -> Option<Change> {
+        if !self.fronts.are_listening() || !self.is_attached(place) {
+            return None;
+        }
+        let change = change();
+        self.fronts.record(&change);
+        Some(change)
+    }
+
+    /// Tells what was recorded.
+    pub(crate) fn tell(&self, change: Option<Change>) {
+        if let Some(change) = change {
+            self.fronts.tell(&change);
+        }
+    }
+
     /// Puts a new node into a directory (`kernfs_add_one`).
     ///
     /// # Errors
@@ -141,13 +164,13 @@ impl Shared {
     /// EEXIST: the name is taken, by a hidden file too. ENOENT: the directory was removed.
     /// EINVAL: a tag where the directory has none, or the other way round. ENAMETOOLONG: too deep.
     pub(crate) fn add(&self, parent: &Arc<Node>, node: &Arc<Node>) -> Result<(), Errno> {
-        self.locked(|| {
+        let change = self.locked(|| {
             self.check_depth(parent, 0)?;
             self.enter(parent, node)?;
             self.publish_id(node);
-            Ok::<(), Errno>(())
+            Ok::<_, Errno>(self.record(parent, || Change::added(parent, node)))
         })?;
-        self.fronts.tell(|| Change::added(parent, node));
+        self.tell(change);
         Ok(())
     }
 
@@ -163,7 +186,7 @@ impl Shared {
         tag: Option<Tag>,
         node: &Arc<Node>,
     ) -> Result<(), Errno> {
-        self.locked(|| {
+        let change = self.locked(|| {
             if node.parent().is_some() || Arc::ptr_eq(node, &self.root) {
                 return Err(Errno::EINVAL);
             }
@@ -177,9 +200,10 @@ impl Shared {
                 place.tag = tag;
                 core::mem::replace(&mut place.name, name)
             };
-            self.enter(parent, node).inspect_err(|_| node.place.lock().name = before)
+            self.enter(parent, node).inspect_err(|_| node.place.lock().name = before)?;
+            Ok(self.record(parent, || Change::added(parent, node)))
         })?;
-        self.fronts.tell(|| Change::added(parent, node));
+        self.tell(change);
         Ok(())
     }
 
@@ -240,11 +264,12 @@ impl Shared {
             place.name = name.clone();
             place.tag = tag;
             place.seq = seq;
-            Ok(Some(Change::renamed(node, &from, old_name, to, name)))
+            drop(place);
+            // News if either directory is in sight.
+            let seen = if self.is_attached(&from) { &from } else { to };
+            Ok(self.record(seen, || Change::renamed(node, &from, old_name, to, name)))
         })?;
-        if let Some(change) = change {
-            self.fronts.tell(|| change);
-        }
+        self.tell(change);
         Ok(())
     }
 
@@ -265,7 +290,7 @@ impl Shared {
             // What was set holds until the next change of the children.
             dir.children.write().changed = None;
         }
-        self.fronts.tell(|| Change::Attributes { ino: node.ino() });
+        self.fronts.announce(|| Change::Attributes { ino: node.ino() });
         Ok(())
     }
 
@@ -279,7 +304,7 @@ impl Shared {
     pub(crate) fn notify(&self, node: &Node) {
         node.notify();
         if !node.has(REMOVED | HIDDEN) {
-            self.fronts.tell(|| Change::Notified { ino: node.ino() });
+            self.fronts.announce(|| Change::Notified { ino: node.ino() });
         }
     }
 

@@ -265,10 +265,10 @@ impl Model {
         self.removal(node, &[node])
     }
 
-    /// A removal outlasts the earlier ones of all nodes that it severs.
+    /// A removal outlasts the earlier ones of all nodes that it severs, and of what was below them.
     fn removal(&mut self, top: usize, severed: &[usize]) -> Removal {
-        let lingers =
-            |open: &Open| severed.contains(&open.file) && open.severed && open.inside.is_some();
+        let concerns = |open: &Open| severed.iter().any(|&node| self.is_below(open.file, node));
+        let lingers = |open: &Open| open.severed && open.inside.is_some() && concerns(open);
         let opens = self.opens.iter().enumerate().filter(|(_, open)| lingers(open));
         let lingering: Vec<_> = opens.map(|(at, _)| at).collect();
         severed.iter().for_each(|&node| self.nodes[node].lingering = lingering.clone());
