@@ -416,7 +416,6 @@ fn a_stream_delivers_each_byte_once_and_is_ready_when_it_has_some() {
 
 /// What a panicking read had rendered is no data: it must not come out as the rest of a read.
 #[test]
-#[ignore = "the core keeps what a panicking read has rendered"]
 fn text_of_a_read_that_panicked_is_never_delivered() {
     struct PanicsLater;
     impl FileOps for PanicsLater {

@@ -176,7 +176,6 @@ fn the_end_of_the_tree_ends_the_stream_for_every_reader() {
 
 /// No client sees what is being built aside, so nobody is to be told of it: attaching is the news.
 #[test]
-#[ignore = "the core tells of what is added to detached directories"]
 fn a_subtree_that_is_built_aside_is_news_when_it_is_attached() {
     let tree = Tree::new();
     let mut changes = tree.changes(16);

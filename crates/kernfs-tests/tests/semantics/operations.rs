@@ -212,7 +212,6 @@ fn a_scope_inside_an_operation_is_edeadlk() {
 /// Release is an operation like any other: who waits in it for the removal that it is part of
 /// would wait for itself.
 #[test]
-#[ignore = "the core does not count release as an operation"]
 fn waiting_in_release_for_its_own_removal_is_edeadlk() {
     let Fixture { tree: _tree, client, file, body } = Fixture::new();
     let held = client.open("/f", OpenFlags::READ).unwrap();

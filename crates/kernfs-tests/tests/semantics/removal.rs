@@ -238,7 +238,6 @@ fn concurrent_removers_all_return_after_the_drain() {
 /// "Severs the directory and all below it and waits until all is at rest": also what had been
 /// severed just before and is not at rest, as in the kernel, where it is linked until it is.
 #[test]
-#[ignore = "the core does not let a directory outlast what was severed below it before"]
 fn removing_a_directory_outlasts_earlier_removals_below_it() {
     let log = Log::new();
     let door = Door::new();
@@ -453,7 +452,6 @@ fn dropping_the_tree_ends_everything_and_leaks_nothing() {
 /// A directory that is being renamed by a client is in use by that callback: removing it waits,
 /// as it waits for mkdir and rmdir ("active ref on node and on new parent").
 #[test]
-#[ignore = "the core enters the gate of the new parent only"]
 fn removing_a_directory_waits_for_a_rename_of_it_that_is_inside() {
     struct SlowRename(Arc<Door>);
     impl DirOps for SlowRename {
