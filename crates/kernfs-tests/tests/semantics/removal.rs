@@ -235,6 +235,33 @@ fn concurrent_removers_all_return_after_the_drain() {
     }
 }
 
+/// A removal outlasts an earlier hiding of the same file: the operation that was inside then may
+/// still be, and the driver cannot come back before it has left.
+#[test]
+fn a_removal_outlasts_an_earlier_hiding_that_is_not_done() {
+    let log = Log::new();
+    let door = Door::new();
+    let _open = OpenAtEnd(Arc::clone(&door));
+    let tree = Tree::new();
+    let driver: Watched = Watched::with_door(&log, &door);
+    let file = tree.root().add_file("f", Mode::RW, driver).unwrap();
+    let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
+    let reader = Sleeper::spawn(move || held.read_at(&mut [0; 64], 0));
+    door.until_inside(1);
+    let hiding = file.hide();
+    file.show();
+    let again = file.hide();
+    let removal = file.sever();
+    let is_done_early = [hiding.is_done(), again.is_done(), removal.is_done()];
+    assert_eq!(removal.stuck_on().len(), 1, "it tells what the earlier one is stuck on");
+    door.open();
+    drop(within("the removal", || removal.wait()).unwrap());
+    within("the hidings", move || hiding.wait().and(again.wait())).unwrap();
+    assert_eq!(reader.join("the reader"), Ok(11));
+    assert_eq!(is_done_early, [false; 3]);
+    log.assert_ended(1);
+}
+
 /// "Severs the directory and all below it and waits until all is at rest": also what had been
 /// severed just before and is not at rest, as in the kernel, where it is linked until it is.
 #[test]
