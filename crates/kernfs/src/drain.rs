@@ -369,14 +369,17 @@ impl Clone for Token {
 
 impl Drop for Token {
     fn drop(&mut self) {
+        // Usually it is not the last.
+        let last = |drain: &Arc<Drain>| drain.put();
+        let Some(drain) = self.0.take().filter(last) else {
+            return;
+        };
         // A loop instead of nested drops, for a chain of drains may be long.
-        let mut given_back = Vec::from_iter(self.0.take());
-        while let Some(drain) = given_back.pop() {
-            if drain.put() {
-                let then = core::mem::take(&mut *drain.then.lock());
-                given_back.extend(then.into_iter().filter_map(|mut token| token.0.take()));
-                drain.waiters.wake_all();
-            }
+        let mut done = alloc::vec![drain];
+        while let Some(drain) = done.pop() {
+            let then = core::mem::take(&mut *drain.then.lock());
+            done.extend(then.into_iter().filter_map(|mut token| token.0.take()).filter(last));
+            drain.waiters.wake_all();
         }
     }
 }

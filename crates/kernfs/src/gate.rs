@@ -14,8 +14,8 @@
 //! Whoever finds the gate closed and nobody inside dismantles: it takes what has severing
 //! lifetime out, releases it, and tells the drains. A closed gate never opens again.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 use core::task::{Poll, Waker};
 
 use crate::drain::Token;
@@ -68,7 +68,7 @@ pub(crate) struct Gate<S, K> {
     word: AtomicU32,
     contents: UnsafeCell<Contents<S, K>>,
     queue: Mutex<Queue>,
-    drains: Mutex<Vec<Token>>,
+    drains: Mutex<Drains>,
     /// What is left of `K` once the gate is dismantled.
     kept: Mutex<Option<K>>,
 }
@@ -76,6 +76,22 @@ pub(crate) struct Gate<S, K> {
 struct Contents<S, K> {
     live: Option<S>,
     kept: Option<K>,
+}
+
+/// Tokens of the drains that wait for a gate: hardly ever more than one, which takes no allocation.
+#[derive(Default)]
+struct Drains {
+    token: Option<Token>,
+    more: Option<Box<Self>>,
+}
+
+impl Drains {
+    fn put(&mut self, token: Token) {
+        if let Some(earlier) = self.token.replace(token) {
+            let more = Self { token: Some(earlier), more: self.more.take() };
+            self.more = Some(Box::new(more));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -216,7 +232,7 @@ impl<S: Live, K> Gate<S, K> {
             None => self.word.fetch_or(CLOSED, AcqRel),
             Some(token) => {
                 let mut drains = self.drains.lock();
-                drains.push(token);
+                drains.put(token);
                 self.word.fetch_or(CLOSED | DRAINED, AcqRel)
             }
         };

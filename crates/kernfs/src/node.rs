@@ -3,6 +3,7 @@
 //! A node's memory is pinned by its parent's list, its children, its open files and whoever looked
 //! it up; none of these pins the driver, which the node lets go of when it is severed.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -55,7 +56,8 @@ pub(crate) struct Place {
 }
 
 pub(crate) enum Inner {
-    Dir(DirNode),
+    /// Boxed, for it is larger than what most nodes are, files.
+    Dir(Box<DirNode>),
     File(FileNode),
     /// The target; pinned, but not kept from being severed.
     Link(Arc<Node>),
@@ -450,14 +452,14 @@ impl Live for Nothing {
 }
 
 impl DirNode {
-    pub(crate) fn new(tagged: bool) -> Self {
-        Self {
+    pub(crate) fn new(tagged: bool) -> Box<Self> {
+        Box::new(Self {
             children: RwLock::new(Children::default()),
             gate: Gate::new(Nothing, ()),
             running: Running::new(),
             leaving: Mutex::default(),
             tagged,
-        }
+        })
     }
 
     /// Finds a child that a client of namespace `tag` can see.
@@ -473,7 +475,8 @@ impl DirNode {
 pub(crate) struct Children {
     hasher: DefaultHashBuilder,
     by_name: HashTable<Child>,
-    by_seq: BTreeMap<u64, Child>,
+    /// Names only, to be looked up in turn: half the room in a tree that grows at its end is empty.
+    by_seq: BTreeMap<u64, Name>,
     /// The sequence number given last.
     last_seq: u64,
     pub(crate) subdirs: u32,
@@ -527,12 +530,11 @@ impl Children {
         });
         self.subdirs += u32::from(node.kind() == NodeKind::Dir);
         self.changed = Some(now);
-        let child = Child { name, tag, node: Arc::clone(node), seq };
+        let child = Child { name: name.clone(), tag, node: Arc::clone(node), seq };
         let hash = self.hasher.hash_one((child.tag, &*child.name));
         let Self { hasher, by_name, .. } = self;
-        by_name
-            .insert_unique(hash, child.clone(), |child| hasher.hash_one((child.tag, &*child.name)));
-        self.by_seq.insert(seq, child);
+        by_name.insert_unique(hash, child, |child| hasher.hash_one((child.tag, &*child.name)));
+        self.by_seq.insert(seq, name);
         seq
     }
 
@@ -553,17 +555,21 @@ impl Children {
     /// Takes all children out and lets none come in again.
     pub(crate) fn close(&mut self) -> impl Iterator<Item = Arc<Node>> + use<> {
         self.closed = true;
-        self.by_name = HashTable::new();
+        self.by_seq = BTreeMap::new();
         self.subdirs = 0;
-        core::mem::take(&mut self.by_seq).into_values().map(|child| child.node)
+        let mut children = Vec::from_iter(core::mem::take(&mut self.by_name));
+        children.sort_unstable_by_key(|child| child.seq);
+        children.into_iter().map(|child| child.node)
     }
 
     /// Returns entries after a cursor, at most `max`, skipping what `tag` does not see.
     pub(crate) fn page(&self, after: u64, tag: Option<Tag>, max: usize) -> Vec<(u64, Child)> {
         let rest = self.by_seq.range(after + 1..);
-        rest.filter(|(_, child)| child.tag == tag && !child.node.has(HIDDEN))
+        // Under the same name there may be a child of another tag.
+        rest.filter_map(|(&seq, name)| self.find(tag, name).filter(|child| child.seq == seq))
+            .filter(|child| !child.node.has(HIDDEN))
             .take(max)
-            .map(|(&seq, child)| (seq, child.clone()))
+            .map(|child| (child.seq, child.clone()))
             .collect()
     }
 
@@ -572,6 +578,6 @@ impl Children {
     }
 
     pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
-        self.by_seq.values().map(|child| Arc::clone(&child.node)).collect()
+        self.by_name.iter().map(|child| Arc::clone(&child.node)).collect()
     }
 }
