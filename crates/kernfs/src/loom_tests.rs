@@ -255,6 +255,22 @@ fn a_panicked_operation_against_a_closer() {
 }
 
 #[test]
+fn a_panicked_operation_closes_and_turns_the_queue_away() {
+    explore(None, || {
+        let (gate, released) = gate();
+        let mut pass = gate.enter().unwrap();
+        let entrant = thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || queue_and_use(&gate)
+        });
+        pass.condemn();
+        drop(pass);
+        assert_eq!(released.look(), 1);
+        assert_eq!(entrant.join().unwrap(), Err(Refused::Closed));
+    });
+}
+
+#[test]
 fn a_queued_entrant_is_let_in_or_turned_away() {
     explore(3, || {
         let (gate, ends) = gate();
@@ -346,6 +362,46 @@ fn an_entrant_that_gives_up_passes_its_turn_on() {
 }
 
 #[test]
+fn a_newcomer_does_not_overtake_who_was_woken() {
+    explore(None, || {
+        let (gate, _) = gate();
+        let pass = gate.enter().unwrap();
+        let (rings, waker) = bell();
+        let (mut first, mut second) = (None, None);
+        assert!(gate.poll_enter(&waker, &mut first).is_pending());
+        let sharer = thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || gate.enter_shared().map(drop)
+        });
+        use_pass(pass);
+        assert_eq!(sharer.join().unwrap(), Err(Refused::Busy));
+        assert_eq!(rings.0.load(SeqCst), 1);
+        assert!(gate.poll_enter(&waker, &mut second).is_pending());
+        assert!(gate.poll_enter(&waker, &mut first).is_ready());
+    });
+}
+
+#[test]
+fn a_newcomer_does_not_overtake_when_somebody_behind_gives_up() {
+    explore(None, || {
+        let (gate, _) = gate();
+        let pass = gate.enter().unwrap();
+        let (_, waker) = bell();
+        let (mut first, mut second) = (None, None);
+        assert!(gate.poll_enter(&waker, &mut first).is_pending());
+        assert!(gate.poll_enter(&waker, &mut second).is_pending());
+        let gives_up = thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || gate.give_up(second.unwrap())
+        });
+        use_pass(pass);
+        gives_up.join().unwrap();
+        assert_eq!(gate.enter().err(), Some(Refused::Busy));
+        assert!(gate.poll_enter(&waker, &mut first).is_ready());
+    });
+}
+
+#[test]
 fn sharers_against_a_closer() {
     explore(3, || {
         let (gate, ends) = gate();
@@ -360,6 +416,22 @@ fn sharers_against_a_closer() {
         assert_eq!(ends.look(), 1);
         let (a, b) = both(a, b);
         assert!([a, b].iter().all(|entered| matches!(entered, Ok(()) | Err(Refused::Closed))));
+    });
+}
+
+#[test]
+fn a_sharer_against_one_that_is_alone() {
+    explore(None, || {
+        let (gate, _) = gate();
+        let alone = thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || gate.enter().map(use_pass)
+        });
+        // Loom watches the contents: reading them beside a writer fails.
+        let shared = gate.enter_shared().map(drop);
+        let answers = [shared, alone.join().unwrap()];
+        assert!(answers.iter().all(|entered| matches!(entered, Ok(()) | Err(Refused::Busy))));
+        assert!(answers.contains(&Ok(())));
     });
 }
 

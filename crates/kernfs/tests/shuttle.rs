@@ -95,6 +95,7 @@ fn blow(owners: usize, clients: usize, steps: usize) {
     tree.remove().unwrap();
     drop(stream);
     clients.into_iter().for_each(|client| client.join().unwrap());
+    drop(std::mem::take(&mut *world.passed.lock().unwrap()));
     world.take_handles().into_iter().for_each(Handle::must_be_drained);
     drop(guard);
     acknowledger.join().unwrap();
@@ -112,6 +113,8 @@ struct World {
     owed: Mutex<Vec<Owed>>,
     ready: Mutex<Vec<Readiness>>,
     notifiers: Mutex<Vec<Notifier>>,
+    /// Duplicates of descriptors, on their way from one client to another.
+    passed: Mutex<Vec<OpenFile>>,
 }
 
 enum Owed {
@@ -575,6 +578,8 @@ impl Held {
 fn be_client(world: &World, client: &Client, steps: usize) {
     let mut held: Vec<Held> = Vec::new();
     for _ in 0..steps {
+        let passed = World::pick(&world.passed);
+        held.extend(passed.map(|file| Held { file, dead: false }));
         if held.is_empty() || (held.len() < 3 && thread_rng().gen_bool(0.3)) {
             let path = PATHS[thread_rng().gen_range(0..PATHS.len())];
             let mut flags = OpenFlags::READ_WRITE;
@@ -594,6 +599,7 @@ fn be_client(world: &World, client: &Client, steps: usize) {
             1 => give_up(&mut held[at]),
             2 => make_and_remove(client),
             3 => answer(world),
+            4 => world.passed.lock().unwrap().push(held[at].file.clone()),
             _ => use_it(&mut held[at]),
         }
     }
