@@ -2,8 +2,12 @@
 //! of the property tests.
 //!
 //! A subject is anything that can be asked by system calls: the library in process
-//! ([`InProcess`]), a mount of it, or the kernel's own cgroup2 and sysfs. [`run`] puts the cases
-//! to a subject and returns a [`Report`].
+//! ([`InProcess`]), a mount of it ([`Mounted`]), or the kernel's own [`Cgroup2`] and [`Sysfs`].
+//! [`run`] puts the cases to a subject and returns a [`Report`]; a [`Matrix`] has all subjects
+//! beside each other.
+//!
+//! Where a subject is meant to differ, or cannot but differ, the case asserts that it does, and the
+//! outcome is [`Outcome::Differs`].
 #![allow(clippy::missing_errors_doc, reason = "errors are what is tested here")]
 #![allow(clippy::must_use_candidate, reason = "not for publication")]
 
@@ -23,10 +27,16 @@ mod raw;
 
 mod mounted;
 
+mod kernel;
+
+mod matrix;
+
 pub mod probe;
 
 pub use cases::{Case, Env, all};
 pub use in_process::InProcess;
+pub use kernel::{Cgroup2, Sysfs};
+pub use matrix::Matrix;
 pub use mounted::Mounted;
 pub use report::{Outcome, Report, run};
 pub use subject::{

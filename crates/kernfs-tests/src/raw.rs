@@ -65,6 +65,12 @@ pub(crate) fn select(fd: BorrowedFd<'_>, wanted: [bool; 3], timeout: Duration) -
     }
 }
 
+/// Leaves the network namespace of the process, for this thread only.
+pub(crate) fn unshare_network() -> Sys<()> {
+    // SAFETY: no descriptors and no memory are concerned.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
 /// Gives this thread a working directory of its own.
 pub(crate) fn unshare_cwd() -> Sys<()> {
     // SAFETY: no descriptors and no memory are concerned.

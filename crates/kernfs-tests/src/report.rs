@@ -20,7 +20,11 @@ fn run_case(subject: &dyn Subject, case: &Case) -> Outcome {
         return Outcome::Skipped(known.unwrap_or_else(|| reason(missing)));
     }
     let env = Env::new(subject);
-    match catch_unwind(AssertUnwindSafe(|| (case.run)(&env))) {
+    let result = catch_unwind(AssertUnwindSafe(|| (case.run)(&env)));
+    if let (Ok(()), Some(why)) = (&result, env.skipped()) {
+        return Outcome::Skipped(why);
+    }
+    match result {
         Ok(()) if env.differences().is_empty() => Outcome::Passed,
         Ok(()) => Outcome::Differs(env.differences().join("; ")),
         Err(panic) => Outcome::Failed(message(&*panic)),

@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use crate::subject::{Fd, How, Needs, Subject, Sys};
+use crate::subject::{Device, Fd, How, Needs, Subject, Sys};
 
 /// A conformance case.
 #[derive(Clone, Copy)]
@@ -46,6 +46,21 @@ pub struct Env<'a> {
     /// The subject.
     pub s: &'a dyn Subject,
     differences: Mutex<Vec<String>>,
+    skipped: Mutex<Option<String>>,
+}
+
+/// A fresh directory of files that can be taken away: a group where there are groups, else a device.
+pub(crate) struct Place {
+    pub(crate) dir: String,
+    /// A file to read and write.
+    pub(crate) rw: String,
+    /// What can be written to it, and is not in it yet.
+    pub(crate) value: &'static str,
+    /// A file of some lines, or of one long one.
+    pub(crate) text: String,
+    /// The size that stat tells of the files.
+    pub(crate) size: u64,
+    pub(crate) device: Option<Device>,
 }
 
 /// All events that poll(2) can ask a kernfs file for.
@@ -61,12 +76,12 @@ pub(crate) const WRNORM: u32 = 0x100;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long to watch that something does not happen, where the kernel is known not to do it.
-pub(crate) const A_WHILE: Duration = Duration::from_secs(2);
+pub(crate) const A_WHILE: Duration = Duration::from_secs(1);
 
 impl<'a> Env<'a> {
     /// Takes the subject.
     pub fn new(s: &'a dyn Subject) -> Self {
-        Self { s, differences: Mutex::default() }
+        Self { s, differences: Mutex::default(), skipped: Mutex::default() }
     }
 
     /// Notes that the subject differs, as it was just checked to do.
@@ -77,6 +92,16 @@ impl<'a> Env<'a> {
         }
     }
 
+    /// Notes that the case cannot be shown after all.
+    pub(crate) fn cannot(&self, why: &str) {
+        *self.skipped.lock().unwrap() = Some(why.to_owned());
+    }
+
+    /// Returns why the case could not be shown, if so.
+    pub fn skipped(&self) -> Option<String> {
+        self.skipped.lock().unwrap().clone()
+    }
+
     /// Returns in what the subject was seen to differ, as it is expected to.
     pub fn differences(&self) -> Vec<String> {
         self.differences.lock().unwrap().clone()
@@ -85,6 +110,27 @@ impl<'a> Env<'a> {
     /// Makes a fresh directory T.
     pub(crate) fn cgroup(&self) -> String {
         self.s.cgroup().expect("a fresh directory")
+    }
+
+    /// Makes a fresh place.
+    pub(crate) fn place(&self) -> Place {
+        if self.s.can().contains(Needs::CGROUPS) {
+            let dir = self.cgroup();
+            let [rw, text] = ["cgroup.freeze", "cgroup.stat"].map(|name| format!("{dir}/{name}"));
+            return Place { dir, rw, value: "1", text, size: 0, device: None };
+        }
+        let device = self.s.device().expect("a fresh device");
+        let [rw, text] = [&device.rw, &device.ro].map(|name| format!("{}/{name}", device.dir));
+        let dir = device.dir.clone();
+        Place { dir, rw, value: "1400", text, size: 4096, device: Some(device) }
+    }
+
+    /// Takes a place away, with everything in it.
+    pub(crate) fn sever(&self, place: &Place) {
+        match &place.device {
+            Some(device) => ok(self.s.unregister(device), "unregister"),
+            None => ok(self.s.rmdir(&place.dir), "rmdir"),
+        }
     }
 
     pub(crate) fn open(&self, path: &str, flags: i32) -> Fd {

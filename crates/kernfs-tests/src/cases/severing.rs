@@ -2,26 +2,43 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
-use super::{ALL_EVENTS, Case, ERR, Env, IN, OUT, PRI, RDNORM, WRNORM, ok, refused};
+use super::{ALL_EVENTS, Case, ERR, Env, IN, OUT, PRI, Place, RDNORM, WRNORM, ok, refused};
 use crate::subject::{Fd, How, Kind, Needs, errno, flags, whence};
 
 const GROUP: &str = "C. Severing by removal";
 const SEVERED: u32 = IN | PRI | OUT | ERR | RDNORM | WRNORM;
 
 pub(super) const CASES: &[Case] = &[
-    case("25", "reads and writes are ENODEV", reads_and_writes),
-    case("26", "a read of length 0 is 0", empty_read),
-    case("27", "a write of length 0 is ENODEV", empty_write),
-    case("28", "a write over the limit is E2BIG; with sysfs manners ENODEV", long_write),
-    case("29", "a read at the end is ENODEV, not 0", read_at_end),
-    case("30", "what a partial read left is delivered, then ENODEV", remainder),
-    case("31", "lseek is ENODEV", seeks),
-    case("32", "poll answers everything at once, select too", polls),
-    case("33", "epoll reports a dead descriptor", epoll),
-    case("34", "mmap is ENODEV", mmap),
-    case("35", "what concerns the inode still works", inode_calls),
-    case("36", "reopening by way of the descriptor is ENODEV", reopen),
+    Case { needs: Needs::FILES, ..case("25", "reads and writes are ENODEV", reads_and_writes) },
+    Case { needs: Needs::FILES, ..case("26", "a read of length 0 is 0", empty_read) },
+    Case { needs: Needs::FILES, ..case("27", "a write of length 0 is ENODEV", empty_write) },
+    Case {
+        needs: Needs::FILES,
+        ..case("28", "a write over the limit is E2BIG; with sysfs manners ENODEV", long_write)
+    },
+    Case { needs: Needs::FILES, ..case("29", "a read at the end is ENODEV, not 0", read_at_end) },
+    Case {
+        needs: Needs::FILES,
+        ..case("30", "what a partial read left is delivered, then ENODEV", remainder)
+    },
+    Case { needs: Needs::FILES, ..case("31", "lseek is ENODEV", seeks) },
+    Case {
+        needs: Needs::FILES,
+        ..case("32", "poll answers everything at once, select too", polls)
+    },
+    Case { needs: Needs::FILES, ..case("33", "epoll reports a dead descriptor", epoll) },
+    Case { needs: Needs::FILES, ..case("34", "mmap is ENODEV", mmap) },
+    Case {
+        needs: Needs::DEVICES.union(Needs::MAPPED_FILE),
+        ..case("34", "a mapping is gone, and the next touch SIGBUS", mapping)
+    },
+    Case { needs: Needs::FILES, ..case("35", "what concerns the inode still works", inode_calls) },
+    Case {
+        needs: Needs::FILES,
+        ..case("36", "reopening by way of the descriptor is ENODEV", reopen)
+    },
     case("37", "a new node of the same name does not revive the old descriptor", same_name),
     case("38", "a directory removed by rmdir is ENOENT to its descriptors", dead_directory),
     Case {
@@ -32,7 +49,11 @@ pub(super) const CASES: &[Case] = &[
         needs: Needs::CGROUPS.union(Needs::HANDLES),
         ..case("40", "a handle is ESTALE though a descriptor is open", handle)
     },
-    case("41", "rmdir with 50 idle descriptors returns", idle),
+    Case { needs: Needs::FILES, ..case("41", "rmdir with 50 idle descriptors returns", idle) },
+    Case {
+        needs: Needs::FILES.union(Needs::REAL_DESCRIPTORS),
+        ..case("42", "a client that is stopped in its own memory delays no removal", stalled)
+    },
     case("43", "a storm of operations, mkdir and rmdir gives only the known errors", storm),
     case("44", "of two rmdirs at once one succeeds, the other is ENOENT", two_rmdirs),
     Case {
@@ -53,19 +74,17 @@ const fn case(number: &'static str, title: &'static str, run: fn(&Env<'_>)) -> C
     Case { number, group: GROUP, title, needs: Needs::CGROUPS, run }
 }
 
-/// Opens a control file of a fresh directory, reads it, and removes the directory.
-fn severed(env: &Env<'_>, name: &str, how: i32) -> (String, Fd) {
-    let t = env.cgroup();
-    let fd = env.open(&format!("{t}/{name}"), how);
-    if how != flags::O_WRONLY {
-        ok(env.s.pread(fd, 4096, 0), "read");
-    }
-    ok(env.s.rmdir(&t), "rmdir");
-    (t, fd)
+/// Opens the file to read and write of a fresh place, reads it, and removes the place.
+fn severed(env: &Env<'_>) -> (Place, Fd) {
+    let place = env.place();
+    let fd = env.open(&place.rw, flags::O_RDWR);
+    ok(env.s.pread(fd, 4096, 0), "read");
+    env.sever(&place);
+    (place, fd)
 }
 
 fn reads_and_writes(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
+    let (_, fd) = severed(env);
     for _ in 0..3 {
         refused(&env.s.read(fd, 10), errno::ENODEV, "read");
         refused(&env.s.pread(fd, 10, 0), errno::ENODEV, "pread");
@@ -87,13 +106,13 @@ fn reads_and_writes(env: &Env<'_>) {
 }
 
 fn empty_read(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
+    let (_, fd) = severed(env);
     assert_eq!(env.s.read(fd, 0).as_deref(), Ok(&b""[..]));
     ok(env.s.close(fd), "close");
 }
 
 fn empty_write(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
+    let (_, fd) = severed(env);
     match env.s.kind() {
         // An empty write never reaches a FUSE server.
         Kind::Mount => {
@@ -106,9 +125,10 @@ fn empty_write(env: &Env<'_>) {
 }
 
 fn long_write(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
-    refused(&env.s.write(fd, &[b'1'; 4097]), errno::E2BIG, "4097 bytes, with a limit");
+    let (place, fd) = severed(env);
     refused(&env.s.write(fd, &[b'1'; 4096]), errno::ENODEV, "4096 bytes");
+    let limit = if place.device.is_none() { errno::E2BIG } else { errno::ENODEV };
+    refused(&env.s.write(fd, &[b'1'; 4097]), limit, "4097 bytes");
     ok(env.s.close(fd), "close");
     if env.s.can().contains(Needs::DEVICES) {
         let device = ok(env.s.device(), "a device");
@@ -120,23 +140,22 @@ fn long_write(env: &Env<'_>) {
 }
 
 fn read_at_end(env: &Env<'_>) {
-    let t = env.cgroup();
-    let fd = env.open(&format!("{t}/cgroup.stat"), flags::O_RDONLY);
+    let place = env.place();
+    let fd = env.open(&place.text, flags::O_RDONLY);
     let text = ok(env.s.read(fd, 4096), "read");
     assert_eq!(env.s.read(fd, 10).as_deref(), Ok(&b""[..]), "at the end, alive");
-    ok(env.s.rmdir(&t), "rmdir");
+    env.sever(&place);
     refused(&env.s.read(fd, 10), errno::ENODEV, "at the end, severed");
     refused(&env.s.pread(fd, 10, text.len() as u64), errno::ENODEV, "at the end, severed");
     ok(env.s.close(fd), "close");
 }
 
 fn remainder(env: &Env<'_>) {
-    let t = env.cgroup();
-    let path = format!("{t}/cgroup.stat");
-    let whole = env.contents(&path).into_bytes();
-    let fd = env.open(&path, flags::O_RDONLY);
+    let place = env.place();
+    let whole = env.contents(&place.text).into_bytes();
+    let fd = env.open(&place.text, flags::O_RDONLY);
     let mut got = ok(env.s.read(fd, 5), "read");
-    ok(env.s.rmdir(&t), "rmdir");
+    env.sever(&place);
     got.extend(ok(env.s.read(fd, 3), "the rest, in part"));
     got.extend(ok(env.s.read(fd, 4096), "the rest"));
     assert_eq!(got, whole);
@@ -146,7 +165,7 @@ fn remainder(env: &Env<'_>) {
 }
 
 fn seeks(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.stat", flags::O_RDONLY);
+    let (_, fd) = severed(env);
     let seeks = [whence::SEEK_SET, whence::SEEK_CUR, whence::SEEK_END];
     let seeks = seeks.map(|from| env.s.lseek(fd, 0, from));
     match env.s.kind() {
@@ -161,7 +180,7 @@ fn seeks(env: &Env<'_>) {
 }
 
 fn polls(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.events", flags::O_RDONLY);
+    let (_, fd) = severed(env);
     for _ in 0..3 {
         assert_eq!(env.s.poll(fd, ALL_EVENTS), Ok(SEVERED));
         assert_eq!(env.s.poll(fd, 0), Ok(ERR));
@@ -174,42 +193,56 @@ fn polls(env: &Env<'_>) {
 }
 
 fn epoll(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.events", flags::O_RDONLY);
+    let (_, fd) = severed(env);
     assert_eq!(env.s.wait(fd, PRI, How::Epoll, super::DEADLINE), Ok(PRI | ERR));
+    if env.s.can().contains(Needs::EDGE_TRIGGERED_EPOLL) {
+        let edge = ok(env.s.epoll_edge(fd, PRI), "an edge-triggered epoll");
+        assert_eq!(env.s.epoll_wait(edge, super::DEADLINE), Ok(PRI | ERR));
+        assert_eq!(env.s.epoll_wait(edge, Duration::ZERO), Ok(0), "it is reported once");
+        ok(env.s.close(edge), "close");
+    }
     ok(env.s.close(fd), "close");
 }
 
 fn mmap(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
+    let (_, fd) = severed(env);
     refused(&env.s.mmap(fd, 4096), errno::ENODEV, "mmap of a severed control file");
     ok(env.s.close(fd), "close");
-    if env.s.can().contains(Needs::MAPPED_FILE | Needs::DEVICES) {
-        let device = ok(env.s.device(), "a device");
-        let (name, size) = device.mapped.clone().expect("a file to map");
-        let fd = env.open(&format!("{}/{name}", device.dir), flags::O_RDONLY);
-        let len = usize::try_from(size).unwrap();
-        let map = ok(env.s.mmap(fd, len), "mmap");
-        assert_eq!(env.s.map_read(map, 251, 3).as_deref(), Ok(&[0, 1, 2][..]));
-        ok(env.s.unregister(&device), "unregister");
-        refused(&env.s.map_read(map, 0, 1), errno::EFAULT, "a touch of the old mapping");
-        refused(&env.s.mmap(fd, len), errno::ENODEV, "another mmap");
-        ok(env.s.munmap(map), "munmap");
-        ok(env.s.close(fd), "close");
+}
+
+fn mapping(env: &Env<'_>) {
+    let device = ok(env.s.device(), "a device");
+    let (name, size) = device.mapped.clone().expect("a file to map");
+    let fd = env.open(&format!("{}/{name}", device.dir), flags::O_RDONLY);
+    let len = usize::try_from(size).unwrap();
+    let map = ok(env.s.mmap(fd, len), "mmap");
+    assert_eq!(env.s.map_read(map, 251, 3).as_deref(), Ok(&[0, 1, 2][..]));
+    ok(env.s.unregister(&device), "unregister");
+    refused(&env.s.map_read(map, 0, 1), errno::EFAULT, "a touch of the old mapping");
+    match env.s.mmap(fd, len) {
+        Ok(late) if env.s.kind() == Kind::Mount => {
+            refused(&env.s.map_read(late, 0, 1), errno::EFAULT, "a touch of a late mapping");
+            env.differs("FUSE maps what is severed, and a touch is SIGBUS");
+        }
+        late => refused(&late, errno::ENODEV, "another mmap"),
     }
+    ok(env.s.munmap(map), "munmap");
+    ok(env.s.close(fd), "close");
 }
 
 fn inode_calls(env: &Env<'_>) {
-    let t = env.cgroup();
-    let path = format!("{t}/cgroup.freeze");
-    let before = ok(env.s.stat(&path), "stat");
-    let fd = env.open(&path, flags::O_RDWR);
-    ok(env.s.rmdir(&t), "rmdir");
+    let place = env.place();
+    let before = ok(env.s.stat(&place.rw), "stat");
+    let fd = env.open(&place.rw, flags::O_RDWR);
+    env.sever(&place);
     let after = ok(env.s.fstat(fd), "fstat");
     assert_eq!((after.ino, after.size), (before.ino, before.size));
     assert!(after.nlink <= 1, "1 up to Linux 6.18, 0 from 7.1");
     ok(env.s.fchmod(fd, 0o600), "fchmod");
     assert_eq!(ok(env.s.fstat(fd), "fstat").mode & 0o7777, 0o600);
-    ok(env.s.fsetxattr(fd, "user.late", b"1"), "fsetxattr");
+    if place.device.is_none() {
+        ok(env.s.fsetxattr(fd, "user.late", b"1"), "fsetxattr");
+    }
     let twin = ok(env.s.dup(fd), "dup");
     refused(&env.s.read(twin, 10), errno::ENODEV, "a read of the duplicate");
     ok(env.s.close(twin), "close");
@@ -222,13 +255,22 @@ fn inode_calls(env: &Env<'_>) {
 }
 
 fn reopen(env: &Env<'_>) {
-    let (_, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
+    let (_, fd) = severed(env);
     refused(&env.s.reopen(fd, flags::O_RDONLY), errno::ENODEV, "reopen");
     ok(env.s.close(fd), "close");
+    if env.s.can().contains(Needs::REAL_DESCRIPTORS) {
+        let place = env.place();
+        let path = env.open(&place.rw, flags::O_PATH);
+        env.sever(&place);
+        refused(&env.s.reopen(path, flags::O_RDONLY), errno::ENODEV, "a reopen of O_PATH");
+        ok(env.s.close(path), "close");
+    }
 }
 
 fn same_name(env: &Env<'_>) {
-    let (t, fd) = severed(env, "cgroup.freeze", flags::O_RDWR);
+    let t = env.cgroup();
+    let fd = env.open(&format!("{t}/cgroup.freeze"), flags::O_RDWR);
+    ok(env.s.rmdir(&t), "rmdir");
     let old = ok(env.s.fstat(fd), "fstat").ino;
     refused(&env.s.stat(&t), errno::ENOENT, "stat of the removed");
     ok(env.s.mkdir(&t), "mkdir");
@@ -250,6 +292,11 @@ fn dead_directory(env: &Env<'_>) {
     refused(&env.s.getdents(fd, 10), errno::ENOENT, "getdents");
     ok(env.s.fstat(fd), "fstat");
     ok(env.s.close(fd), "close");
+    if env.s.can().contains(Needs::REAL_DESCRIPTORS) {
+        let t = env.cgroup();
+        let cwd = env.s.cwd_of(&t, &mut || ok(env.s.rmdir(&t), "rmdir"));
+        refused(&cwd, errno::ENOENT, "getcwd");
+    }
 }
 
 fn unregistered(env: &Env<'_>) {
@@ -282,15 +329,48 @@ fn handle(env: &Env<'_>) {
 }
 
 fn idle(env: &Env<'_>) {
-    let t = env.cgroup();
-    let path = format!("{t}/cgroup.freeze");
-    let fds: Vec<_> = (0..50).map(|_| env.open(&path, flags::O_RDWR)).collect();
+    let place = env.place();
+    let fds: Vec<_> = (0..50).map(|_| env.open(&place.rw, flags::O_RDWR)).collect();
     // That it returns at all is what is asserted: the descriptors are held until after.
-    ok(env.s.rmdir(&t), "rmdir");
+    env.sever(&place);
     for fd in fds {
         refused(&env.s.read(fd, 1), errno::ENODEV, "read");
         ok(env.s.close(fd), "close");
     }
+}
+
+fn stalled(env: &Env<'_>) {
+    let place = env.place();
+    let fd = env.open(&place.rw, flags::O_RDWR);
+    let text = ok(env.s.pread(fd, 4096, 0), "read");
+    ok(env.s.lseek(fd, 0, whence::SEEK_SET), "lseek");
+    let other = env.open(&place.rw, flags::O_RDWR);
+    let stalls = [env.s.stall(), env.s.stall()];
+    let [Ok(read), Ok(write)] = stalls else {
+        ok(env.s.close(fd), "close");
+        return env.cannot("userfaultfd is not permitted");
+    };
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| read.read(fd, 100));
+        let writer = scope.spawn(|| write.write(other, 1));
+        read.until_stalled();
+        write.until_stalled();
+        // It returns, though they are inside of their system calls.
+        env.sever(&place);
+        assert!(!reader.is_finished() && !writer.is_finished());
+        read.go_on();
+        write.go_on();
+        if env.s.kind() == Kind::Mount {
+            // FUSE takes hold of the memory first: the read has not begun.
+            assert_eq!(reader.join().unwrap(), Err(errno::ENODEV));
+            env.differs("FUSE stops a reader before it has read, so that it gets ENODEV");
+        } else {
+            assert_eq!(reader.join().unwrap(), Ok(text.len()), "what was read is delivered");
+        }
+        assert_eq!(writer.join().unwrap(), Err(errno::ENODEV), "nothing was written yet");
+    });
+    ok(env.s.close(fd), "close");
+    ok(env.s.close(other), "close");
 }
 
 fn storm(env: &Env<'_>) {
