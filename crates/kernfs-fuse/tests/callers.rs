@@ -123,6 +123,35 @@ fn a_driver_knows_who_calls_and_what_he_may() {
     assert_eq!(asks.holders()[0].uid, 0);
 }
 
+#[test]
+fn a_caller_that_a_driver_keeps_loses_his_powers_when_he_becomes_somebody_else() {
+    /// A file that keeps its openers.
+    #[derive(Default)]
+    struct Keeps(Mutex<Vec<kernfs::Caller>>);
+
+    impl FileOps for Keeps {
+        type Open = ();
+
+        fn open(&self, op: &mut OpenOp<'_>) -> Result<(), Kernfs> {
+            self.0.lock().unwrap().push(*op.caller());
+            Ok(())
+        }
+    }
+
+    let tree = Tree::new();
+    let keeps = tree.root().add_file("keeps", Mode::new(0o666), Keeps::default()).unwrap();
+    let Some(mount) = Mounted::with(&tree, MountOptions::allow_other) else { return };
+    let mut client = Client::start();
+    client.call(format!("open f r {}", mount.at("keeps").display())).unwrap();
+    let opener = keeps.0.lock().unwrap()[0];
+    let admin = effective_capabilities() >> Capability::SYS_ADMIN.0 & 1 == 1;
+    assert_eq!(opener.is_capable(Capability::SYS_ADMIN), admin, "as long as he is there");
+    client.call("user 1234 4321").unwrap();
+    assert!(!opener.is_capable(Capability::SYS_ADMIN));
+    drop(client);
+    assert!(!opener.is_in_group(4321));
+}
+
 fn effective_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
@@ -130,14 +159,17 @@ fn effective_capabilities() -> u64 {
 }
 
 #[test]
-#[ignore = "the core checks a caller's group, and knows nothing of the others that he is in"]
 fn members_of_a_group_are_let_in_by_it() {
     let tree = Tree::new();
     let options = FileOptions::new(Mode::new(0o640)).owner(0, 4);
     tree.root().add_file("log", options, Knob::new("text")).unwrap().keep();
     let Some(mount) = Mounted::with(&tree, MountOptions::allow_other) else { return };
-    let mut client = Client::start();
-    client.call("member 1234 1234 4").unwrap();
-    client.call(format!("open f r {}", mount.at("log").display())).unwrap();
-    assert_eq!(client.call("read f 9"), Ok("text".into()));
+    let open = format!("open f r {}", mount.at("log").display());
+    let mut stranger = Client::start();
+    stranger.call("member 1234 1234 5").unwrap();
+    assert_eq!(stranger.call(&open), Err(Errno::ACCESS));
+    let mut member = Client::start();
+    member.call("member 1234 1234 4").unwrap();
+    member.call(&open).unwrap();
+    assert_eq!(member.call("read f 9"), Ok("text".into()));
 }
