@@ -8,6 +8,7 @@ use kernfs::{Ack, Change, Entry, FrontEnd, ROOT_INO, Severed};
 
 use crate::fs::Fs;
 use crate::news;
+use crate::nodes::Ended;
 
 /// A mount's ear at the tree.
 pub(crate) struct Front {
@@ -22,24 +23,25 @@ impl FrontEnd for Front {
         let (Change::Removed(top) | Change::Hidden(top)) = severed.change else { return };
         for handle in self.fs.handles.severed(severed.inos()) {
             handle.finish_reads(&ack);
+            if handle.is_cached {
+                handle.wake_pollers();
+            }
         }
         let Some(notifier) = self.fs.notifier() else { return };
         // The wakers of pollers have run, so that this is behind their notifications. Nobody has
         // the handle 0.
         notifier.poll(0, held(&ack));
-        let ended = self.fs.nodes.end(severed.inos());
-        for &id in &ended {
-            notifier.inval_inode(id, InvalRange::All, held(&ack));
+        let removed = matches!(severed.change, Change::Removed(_));
+        let ended = self.fs.nodes.end(severed.inos(), removed);
+        for ended in &ended.ids {
+            let ack = Arc::clone(&ack);
+            ended.pages.drop_all(notifier, move || drop(ack));
         }
         self.drop_attr(top.parent, held(&ack));
         if self.fs.nodes.take_names_told() && self.fs.caches_names() {
             notifier.inc_epoch(held(&ack));
         }
-        // Best effort, so that what is gone does not fill memory, here and in the kernel.
-        let unused = self.fs.nodes.take_unused();
-        for ids in [ended, unused].concat().chunks(PRUNED_AT_ONCE) {
-            notifier.prune(ids, ());
-        }
+        self.prune(&ended);
         if top.ino == ROOT_INO {
             (self.tree_gone)(ack);
         }
@@ -48,8 +50,13 @@ impl FrontEnd for Front {
     fn changed(&self, change: &Change) {
         match change {
             // Names that do not exist are not cached: only the directory's attributes change.
-            Change::Added(entry) | Change::Shown(entry) => self.drop_attr_now(entry.parent),
+            Change::Added(entry) => self.drop_attr_now(entry.parent),
+            Change::Shown(entry) => {
+                self.fs.nodes.shown_again(entry.ino);
+                self.drop_attr_now(entry.parent);
+            }
             Change::Renamed { from, to } => self.renamed(from, to),
+            Change::Notified { ino } => self.notified(*ino),
             Change::Attributes { ino } => self.drop_attr_now(*ino),
             _ => {}
         }
@@ -65,6 +72,28 @@ impl Front {
             let (signal, completed) = completion();
             notifier.inc_epoch(signal);
             news::wait(completed);
+        }
+    }
+
+    /// Has mappings see the new contents; nobody waits, for what is dirty is written back first.
+    fn notified(&self, ino: u64) {
+        let Some(known) = self.fs.nodes.find_live(ino) else { return };
+        if let Some(notifier) = self.fs.notifier()
+            && known.pages.take_any()
+        {
+            known.pages.drop_all(notifier, || ());
+        }
+    }
+
+    /// Has the kernel forget what has gone, as far as nobody uses it.
+    ///
+    /// Best effort, so that it does not fill memory, here and in the kernel.
+    fn prune(&self, ended: &Ended) {
+        let Some(notifier) = self.fs.notifier() else { return };
+        let unused = self.fs.nodes.take_unused();
+        let ids: Vec<_> = ended.ids.iter().map(|ended| ended.id).chain(unused).collect();
+        for ids in ids.chunks(PRUNED_AT_ONCE) {
+            notifier.prune(ids, ());
         }
     }
 

@@ -1,32 +1,30 @@
 //! The requests of the kernel, each of them one call on the tree or on an open file.
 
 use std::ffi::OsStr;
-use std::future::poll_fn;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fuse_session::op::{self, FileFlags};
 use fuse_session::{
-    DirBuffer, Errno, Filesystem, KernelConfig, Notifier, OpenFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatFs, ReplyWrite, ReplyXattr, Request, StatFs,
+    DirBuffer, Errno, Filesystem, InitFlags, KernelConfig, Notifier, OpenFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatFs, ReplyWrite, ReplyXattr, Request, StatFs, op,
 };
-use kernfs::{Caller, Client, DirEntry, Draining, Inode, Kind, Mode, NodeKind, SetAttr, Waiter};
+use kernfs::{Caller, Client, DirEntry, Draining, Inode, Mode, NodeKind, SetAttr};
 
 use crate::caller;
 use crate::convert::{self, KEPT};
 use crate::handles::{FileHandle, Handles};
-use crate::news;
 use crate::nodes::Nodes;
 use crate::parked::answer_when_done;
+use crate::{contents, news, nodes};
 
 /// A tree as the kernel sees it.
 pub(crate) struct Fs {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     notifier: OnceLock<Notifier>,
+    client: Client,
     caches_names: bool,
     /// The minor version of the ABI that was agreed on; 0 before.
     minor: OnceLock<u32>,
@@ -50,10 +48,11 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
 impl Fs {
-    pub(crate) fn new(client: &Client, caches_names: bool) -> Self {
+    pub(crate) fn new(client: Client, caches_names: bool) -> Self {
         Self {
             caches_names,
             nodes: Nodes::new(client.root()),
+            client,
             handles: Handles::new(),
             notifier: OnceLock::new(),
             minor: OnceLock::new(),
@@ -83,7 +82,7 @@ impl Fs {
         self.nodes.find(id).map(|known| known.inode).ok_or(Errno::ESTALE)
     }
 
-    fn file(&self, fh: u64) -> Result<Arc<FileHandle>, Errno> {
+    pub(crate) fn file(&self, fh: u64) -> Result<Arc<FileHandle>, Errno> {
         self.handles.file(fh).ok_or(Errno::EBADF)
     }
 
@@ -93,12 +92,12 @@ impl Fs {
 
     /// Counts a lookup and describes its node.
     fn entry(&self, inode: &Inode) -> fuse_session::Entry {
-        let nodeid = self.nodes.look_up(inode);
+        let (nodeid, kept) = self.nodes.look_up(inode);
         fuse_session::Entry {
             nodeid,
             generation: 0,
             entry_ttl: self.entry_ttl(),
-            attr_ttl: attr_ttl(inode),
+            attr_ttl: if kept { attr_ttl(inode) } else { Duration::ZERO },
             attr: convert::attr(&inode.attr()),
         }
     }
@@ -113,70 +112,57 @@ impl Fs {
         }
     }
 
+    /// Finds the node of a file handle that the kernel does not know, or does not know any more.
+    ///
+    /// All of the id has to be right: that of a node which was severed since is stale, though the
+    /// node may be there again.
+    fn find_by_handle(&self, id: u64) -> Result<Inode, Errno> {
+        let ino = nodes::ino_of(id);
+        let inode = self.client.by_id(ino).map_err(convert::errno)?;
+        if self.nodes.id_of(ino) != id || !self.can_see(&inode) {
+            return Err(Errno::ESTALE);
+        }
+        Ok(inode)
+    }
+
+    /// Tells whether a node is in what the mount shows, and not in another namespace.
+    fn can_see(&self, inode: &Inode) -> bool {
+        let mut path = inode.path();
+        loop {
+            if self.client.lookup_link(&path).is_ok_and(|found| found.ino() == inode.ino()) {
+                return true;
+            }
+            // Renamed between the two.
+            match inode.path() {
+                now if now == path => return false,
+                now => path = now,
+            }
+        }
+    }
+
+    /// Resolves the names that the kernel asks for when it resolves a file handle, and only then.
+    fn look_up_by_handle(&self, id: u64, name: &OsStr) -> Result<fuse_session::Entry, Errno> {
+        self.nodes.about_to_tell_names();
+        let inode = self.find_by_handle(id)?;
+        if name == "." {
+            return Ok(self.entry(&inode));
+        }
+        let parent = inode.lookup(&Caller::OWNER, "..").map_err(convert::errno)?;
+        Ok(self.entry(&parent))
+    }
+
     fn look_up(&self, parent: &Inode, caller: &Caller, name: &OsStr) -> Result<Inode, Errno> {
         self.nodes.about_to_tell_names();
         parent.lookup(caller, name.as_bytes()).map_err(convert::errno)
     }
 
-    fn open(&self, request: &Request, flags: FileFlags) -> Result<(u64, OpenFlags), Errno> {
-        let inode = self.inode(request.nodeid)?;
-        if flags.contains(FileFlags::DIRECT) {
-            return Err(Errno::EINVAL);
+    fn look_up_for(&self, request: &Request, name: &OsStr) -> Result<fuse_session::Entry, Errno> {
+        if name == "." || name == ".." {
+            return self.look_up_by_handle(request.nodeid, name);
         }
-        let caller = caller::of(request);
-        let file = inode.open(&caller, convert::open_flags(flags)).map_err(convert::errno)?;
-        let notifier = self.notifier().ok_or(Errno::EIO)?.clone();
-        // Contents are the driver's; a closing descriptor has nothing to tell.
-        let mut open = OpenFlags::DIRECT_IO | OpenFlags::NOFLUSH;
-        if file.kind() == Kind::Stream {
-            open |= OpenFlags::STREAM | OpenFlags::NONSEEKABLE;
-        }
-        Ok((self.handles.add_file(FileHandle::new(file, notifier)), open))
-    }
-
-    fn read(&self, request: &Request, op: &op::Read, reply: ReplyData) {
-        let handle = match self.file(op.fh) {
-            Ok(handle) => handle,
-            Err(errno) => return reply.error(errno),
-        };
-        let nonblocking = op.flags.contains(FileFlags::NONBLOCK);
-        let caller = caller::of(request).nonblocking(nonblocking);
-        let (size, offset) = (op.size as usize, op.offset);
-        let mut waiter = Waiter::new();
-        // Nearly always done at once; where it is not, it is tried again with a waker.
-        let mut cx = Context::from_waker(Waker::noop());
-        let first = handle.file.poll_read_vec(&mut cx, &mut waiter, &caller, size, offset);
-        if let Poll::Ready(done) = first {
-            return answer_data(reply, done);
-        }
-        let parked = handle.park();
-        let work =
-            poll_fn(move |cx| handle.file.poll_read_vec(cx, &mut waiter, &caller, size, offset));
-        let turn = Arc::clone(&parked.turn);
-        answer_when_done(reply, &turn, work, move |reply, done| {
-            answer_data(reply, done);
-            drop(parked);
-        });
-    }
-
-    fn write(&self, request: &Request, op: &op::Write<'_>, reply: ReplyWrite) {
-        let handle = match self.file(op.fh) {
-            Ok(handle) => handle,
-            Err(errno) => return reply.error(errno),
-        };
-        let nonblocking = op.flags.contains(FileFlags::NONBLOCK);
-        let caller = caller::of(request).nonblocking(nonblocking);
-        let mut waiter = Waiter::new();
-        let mut cx = Context::from_waker(Waker::noop());
-        let first = handle.file.poll_write_at(&mut cx, &mut waiter, &caller, op.data, op.offset);
-        if let Poll::Ready(done) = first {
-            return answer_written(reply, done);
-        }
-        // Somebody else is inside, or the driver answers later.
-        let (data, offset) = (op.data.to_vec(), op.offset);
-        let work =
-            poll_fn(move |cx| handle.file.poll_write_at(cx, &mut waiter, &caller, &data, offset));
-        answer_when_done(reply, &Arc::default(), work, answer_written);
+        let parent = self.inode(request.nodeid)?;
+        let inode = self.look_up(&parent, &caller::of(request), name)?;
+        Ok(self.entry(&inode))
     }
 
     fn set_attr(&self, request: &Request, op: &op::SetAttr) -> Result<(), Errno> {
@@ -258,9 +244,10 @@ impl Fs {
         let dir = self.handles.dir(op.fh).ok_or(Errno::EBADF)?;
         self.nodes.about_to_tell_names();
         // The first portion tells whether the directory can be listed at all.
-        let mut first = Some(dir.entries(op.offset, DIR_PAGE).map_err(convert::errno)?);
+        let mut first = Some(dir.dir.entries(op.offset, DIR_PAGE).map_err(convert::errno)?);
         Ok(move |cursor| {
-            first.take().unwrap_or_else(|| dir.entries(cursor, DIR_PAGE).unwrap_or_default())
+            let next = || dir.dir.entries(cursor, DIR_PAGE).unwrap_or_default();
+            first.take().unwrap_or_else(next)
         })
     }
 }
@@ -274,6 +261,8 @@ impl Filesystem for Served {
         // client, who may take his time, and takes them for fresh. A name that went meanwhile
         // would come back.
         config.limit_readahead(0);
+        // Where it is not offered, there are no file handles.
+        let _ = config.want(InitFlags::EXPORT_SUPPORT);
         let _ = self.0.minor.set(config.minor());
         Ok(())
     }
@@ -288,14 +277,7 @@ impl Filesystem for Served {
     }
 
     fn lookup(&self, request: &Request, name: &OsStr, reply: ReplyEntry) {
-        let inode = self
-            .0
-            .inode(request.nodeid)
-            .and_then(|parent| self.0.look_up(&parent, &caller::of(request), name));
-        match inode {
-            Ok(inode) => reply.entry(&self.0.entry(&inode)),
-            Err(errno) => reply.error(errno),
-        }
+        answer_entry(reply, self.0.look_up_for(request, name));
     }
 
     fn forget(&self, nodeid: u64, count: u64) {
@@ -334,10 +316,7 @@ impl Filesystem for Served {
 
     fn mkdir(&self, request: &Request, op: op::Mkdir<'_>, reply: ReplyEntry) {
         let made = self.0.mkdir(request, &op);
-        news::answer_after(reply, move |reply| match made {
-            Ok(entry) => reply.entry(&entry),
-            Err(errno) => reply.error(errno),
-        });
+        news::answer_after(reply, move |reply| answer_entry(reply, made));
     }
 
     fn unlink(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
@@ -354,7 +333,7 @@ impl Filesystem for Served {
     }
 
     fn open(&self, request: &Request, op: op::Open, reply: ReplyOpen) {
-        let opened = self.0.open(request, op.flags);
+        let opened = contents::open(&self.0, request, op.flags);
         news::answer_after(reply, move |reply| match opened {
             Ok((fh, flags)) => reply.opened(fh, flags),
             Err(errno) => reply.error(errno),
@@ -362,11 +341,11 @@ impl Filesystem for Served {
     }
 
     fn read(&self, request: &Request, op: op::Read, reply: ReplyData) {
-        self.0.read(request, &op, reply);
+        contents::read(&self.0, request, &op, reply);
     }
 
     fn write(&self, request: &Request, op: op::Write<'_>, reply: ReplyWrite) {
-        self.0.write(request, &op, reply);
+        contents::write(&self.0, request, &op, reply);
     }
 
     fn release(&self, request: &Request, op: op::Release, reply: ReplyEmpty) {
@@ -500,18 +479,11 @@ fn attr_ttl(inode: &Inode) -> Duration {
     if inode.kind() == NodeKind::Link { Duration::ZERO } else { KEPT }
 }
 
-fn answer_data(reply: ReplyData, done: Result<Vec<u8>, kernfs::Errno>) {
-    news::answer_after(reply, |reply| match done {
-        Ok(bytes) => reply.data(&bytes),
-        Err(errno) => reply.error(convert::errno(errno)),
-    });
-}
-
-fn answer_written(reply: ReplyWrite, done: Result<usize, kernfs::Errno>) {
-    news::answer_after(reply, move |reply| match done {
-        Ok(len) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
-        Err(errno) => reply.error(convert::errno(errno)),
-    });
+fn answer_entry(reply: ReplyEntry, done: Result<fuse_session::Entry, Errno>) {
+    match done {
+        Ok(entry) => reply.entry(&entry),
+        Err(errno) => reply.error(errno),
+    }
 }
 
 fn answer_empty(reply: ReplyEmpty, done: Result<(), Errno>) {

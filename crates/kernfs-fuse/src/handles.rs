@@ -1,7 +1,7 @@
 //! Open files and directories of the kernel, by file handle.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -9,12 +9,13 @@ use fuse_session::Notifier;
 use kernfs::{Ack, Events, OpenDir, OpenFile, Waiter};
 
 use crate::news;
+use crate::pages::Pages;
 use crate::parked::Turn;
 
 /// What is open, by the handle that the kernel was given.
 pub(crate) struct Handles {
     files: RwLock<Files>,
-    dirs: RwLock<HashMap<u64, Arc<OpenDir>>>,
+    dirs: RwLock<HashMap<u64, Arc<DirHandle>>>,
     last: AtomicU64,
 }
 
@@ -37,7 +38,8 @@ impl Handles {
 
     pub(crate) fn add_dir(&self, dir: OpenDir) -> u64 {
         let fh = self.next();
-        write(&self.dirs).insert(fh, Arc::new(dir));
+        let handle = DirHandle { dir, is_listing: AtomicBool::new(false) };
+        write(&self.dirs).insert(fh, Arc::new(handle));
         fh
     }
 
@@ -45,7 +47,7 @@ impl Handles {
         read(&self.files).by_fh.get(&fh).cloned()
     }
 
-    pub(crate) fn dir(&self, fh: u64) -> Option<Arc<OpenDir>> {
+    pub(crate) fn dir(&self, fh: u64) -> Option<Arc<DirHandle>> {
         read(&self.dirs).get(&fh).cloned()
     }
 
@@ -69,6 +71,13 @@ impl Handles {
     pub(crate) fn remove_dir(&self, fh: u64) {
         let gone = write(&self.dirs).remove(&fh);
         drop(gone);
+    }
+
+    /// Tells whether somebody may be in the middle of listing a directory.
+    #[expect(dead_code, reason = "for watchers, who are told next")]
+    pub(crate) fn are_listing(&self, ino: u64) -> bool {
+        let dirs = read(&self.dirs);
+        dirs.values().any(|handle| handle.is_listing() && handle.dir.inode().ino() == ino)
     }
 
     /// Returns the open files of nodes that were severed, to make their readers take part in it.
@@ -101,10 +110,35 @@ struct Files {
     by_ino: HashMap<u64, Vec<u64>>,
 }
 
+/// An open directory of the kernel.
+pub(crate) struct DirHandle {
+    pub(crate) dir: OpenDir,
+    is_listing: AtomicBool,
+}
+
+impl DirHandle {
+    /// Notes whether a client has been given entries, and will ask for more.
+    ///
+    /// The kernel holds the directory's lock while it copies them to the client, who may take his
+    /// time.
+    #[expect(dead_code, reason = "for watchers, who are told next")]
+    pub(crate) fn set_listing(&self, is_listing: bool) {
+        self.is_listing.store(is_listing, Ordering::Release);
+    }
+
+    pub(crate) fn is_listing(&self) -> bool {
+        self.is_listing.load(Ordering::Acquire)
+    }
+}
+
 /// An open file of the kernel.
 pub(crate) struct FileHandle {
     ino: u64,
     pub(crate) file: OpenFile,
+    /// The pages of the node id through which it was opened.
+    pub(crate) pages: Arc<Pages>,
+    /// Whether the kernel reads and writes through the page cache.
+    pub(crate) is_cached: bool,
     poller: Arc<Poller>,
     waiter: Mutex<Waiter>,
     parked: Mutex<Parked>,
@@ -118,11 +152,19 @@ struct Parked {
 }
 
 impl FileHandle {
-    pub(crate) fn new(file: OpenFile, notifier: Notifier) -> Self {
+    pub(crate) fn new(
+        file: OpenFile,
+        notifier: Notifier,
+        pages: Arc<Pages>,
+        is_cached: bool,
+    ) -> Self {
+        let mapped = is_cached.then(|| Arc::clone(&pages));
         Self {
             ino: file.inode().ino(),
             file,
-            poller: Arc::new(Poller { notifier, kh: AtomicU64::new(0) }),
+            pages,
+            is_cached,
+            poller: Arc::new(Poller { notifier, mapped, kh: AtomicU64::new(0) }),
             waiter: Mutex::new(Waiter::new()),
             parked: Mutex::new(Parked::default()),
         }
@@ -138,6 +180,16 @@ impl FileHandle {
             Poll::Ready(events) => events,
             Poll::Pending => Events::empty(),
         }
+    }
+
+    /// Wakes who polls the file, once it was severed.
+    pub(crate) fn wake_pollers(&self) {
+        self.poller.look_again();
+    }
+
+    /// Tells whether what the page cache asks for is refused.
+    pub(crate) fn refuses_pages(&self) -> bool {
+        self.file.is_severed() || self.pages.have_ended()
     }
 
     /// Notes a read that is parked until the returned guard is dropped.
@@ -186,12 +238,26 @@ impl Drop for ParkedRead {
 /// Wakes those who poll an open file in the kernel, who then ask again.
 struct Poller {
     notifier: Notifier,
+    /// The pages of a file that may be mapped: who is woken finds the new contents in them.
+    mapped: Option<Arc<Pages>>,
     kh: AtomicU64,
+}
+
+impl Poller {
+    fn look_again(&self) {
+        self.notifier.poll(self.kh.load(Ordering::Acquire), ());
+    }
 }
 
 impl Wake for Poller {
     fn wake(self: Arc<Self>) {
-        self.notifier.poll(self.kh.load(Ordering::Acquire), ());
+        match &self.mapped {
+            Some(pages) => {
+                let poller = Arc::clone(&self);
+                pages.drop_all(&self.notifier, move || poller.look_again());
+            }
+            None => self.look_again(),
+        }
     }
 }
 

@@ -33,30 +33,56 @@
 //!
 //! Names and attributes are, until they change: the kernel is told, and what it was told before a
 //! change is known, so that a change of what nobody has looked at costs nothing. A change that is
-//! made inside an operation is known to the kernel when that operation is answered. Contents are not:
-//! reads and writes reach the driver. Names that do not exist are not.
+//! made inside an operation is known to the kernel when that operation is answered. Contents are
+//! not, unless a file can be mapped: reads and writes reach the driver. Names that do not exist are
+//! not.
 //!
 //! All names are dropped at once, when one is removed or renamed, since that takes no lock that a
 //! client could hold. The kernel then detaches what others have mounted inside of the mount; see
 //! [`MountOptions::uncached_names`].
 //!
-//! # Node ids
+//! # Mappings
 //!
-//! The kernel knows nodes by ids that are *not* inode numbers: a severing ends the id, so that what
-//! the kernel keeps for old descriptors can never come back to life when the node is shown again.
-//! The inode number, which stat(2) tells, stays.
+//! Files whose driver has [`Ops::MMAP`](kernfs::Ops::MMAP) and a declared size go through the
+//! kernel's page cache, so that they can be mapped; all others cannot be mapped shared (ENODEV).
+//!
+//! - FUSE does not tell of mmap(2). A driver is asked at each open, for the whole file and for all
+//!   that the open file is open for; if it refuses, this open file cannot be mapped shared.
+//! - A page is read when it is first touched, and kept. [`File::notify`](kernfs::File::notify) drops
+//!   the pages; whoever polls the file is woken after that. Reads by read(2) are served from pages
+//!   too: poll(2) calms down only by a read that reaches the driver.
+//! - What is written to a shared mapping is written back page by page, at msync(2), when it is
+//!   unmapped, when pages are dropped, or some time later; on behalf of who opened the file.
+//!   A driver that hangs in such a write while pages are dropped holds up what others drop.
+//! - A severing takes the pages from all mappings: the next touch is SIGBUS. What was not written
+//!   back by then is dropped. Pages of private mappings that were written to are copies, and stay.
+//!
+//! # Node ids and file handles
+//!
+//! The kernel knows nodes by ids that are inode numbers with the number of severings: a severing
+//! ends the id, so that what the kernel keeps for old descriptors can never come back to life when
+//! the node is shown again. What is opened through an old descriptor then can be read and written,
+//! but not mapped. The inode number, which stat(2) tells, stays.
+//!
+//! File handles (name_to_handle_at(2)) have the same ids: one that the kernel has forgotten is
+//! found again, and that of a node that was severed since is stale. While somebody has the node
+//! open the kernel finds it without asking, and opening it gives ENODEV.
 //!
 //! # Callers
 //!
 //! A driver sees user and group as the mounting process's user namespace counts them. The process
-//! id is that of the calling *thread*, for that is what FUSE tells. Capabilities are looked up in
-//! `/proc` when a driver asks.
+//! id is that of the calling *thread*, for that is what FUSE tells. Capabilities and supplementary
+//! groups are looked up in `/proc` when a driver asks, which is right while an operation runs. Of a
+//! caller that a driver has kept, they are those at the time of asking: none, when the thread has
+//! gone or has become another user.
 
 #![forbid(unsafe_code)]
 
 mod mount;
 
 mod fs;
+
+mod contents;
 
 mod front;
 
@@ -65,6 +91,8 @@ mod news;
 mod nodes;
 
 mod handles;
+
+mod pages;
 
 mod parked;
 

@@ -214,7 +214,7 @@ impl MountOptions {
             Some(tag) => tree.client_in(Caller::OWNER, tag),
             None => tree.client(Caller::OWNER),
         };
-        let fs = Arc::new(Fs::new(&client, !self.uncached_names));
+        let fs = Arc::new(Fs::new(client, !self.uncached_names));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());

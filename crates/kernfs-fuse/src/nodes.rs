@@ -1,12 +1,34 @@
 //! Which node ids the kernel knows, and what it may have cached of them.
+//!
+//! A node id is the inode number with the count of the node's severings before it. So a severing
+//! ends the id, and the id of a node that the kernel has forgotten can be told from a file handle.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernfs::{Inode, ROOT_INO};
 
-/// The node id of the root, given by the protocol.
-pub(crate) const ROOT_ID: u64 = 1;
+use crate::pages::Pages;
+
+/// The node id of the root, given by the protocol, which is its inode number too.
+pub(crate) const ROOT_ID: u64 = ROOT_INO;
+
+/// How many bits of a node id are the inode number: enough for 2,000 years at 4,000 nodes a second.
+const INO_BITS: u32 = 48;
+
+/// What is noted for the next severing, if there is none for long.
+const UNUSED_MAX: usize = 10_000;
+
+/// Returns the inode number in a node id.
+pub(crate) fn ino_of(id: u64) -> u64 {
+    id & ((1 << INO_BITS) - 1)
+}
+
+/// Returns an id that belongs to no node, one of 65,535.
+#[cfg_attr(not(test), expect(dead_code, reason = "for watchers, who are told next"))]
+pub(crate) fn id_of_none(count: u64) -> u64 {
+    (count % u64::from(u16::MAX) + 1) << INO_BITS
+}
 
 /// Nodes that the kernel has looked up and not forgotten.
 pub(crate) struct Nodes {
@@ -15,46 +37,81 @@ pub(crate) struct Nodes {
 
 struct Table {
     by_id: HashMap<u64, Known>,
-    /// The id of each node that was not severed since it got it.
-    by_ino: HashMap<u64, u64>,
-    last_id: u64,
+    /// Live nodes that were ever hidden.
+    hidden: HashMap<u64, Hidden>,
+    /// Live nodes whose names were told, by a lookup, in a listing or to watchers.
+    shown: HashSet<u64>,
     /// Ids that have ended and were closed since the last time that these were taken.
     unused: Vec<u64>,
     /// Whether names were told since the last time that all were dropped.
     names_told: bool,
 }
 
-/// What is noted for the next severing, if there is none for long.
-const UNUSED_MAX: usize = 10_000;
+/// A node that was hidden at least once.
+#[derive(Default)]
+struct Hidden {
+    /// How often, as far as 16 bits count.
+    severings: u16,
+    is_hidden: bool,
+}
 
 /// What is known of a node id.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) inode: Arc<Inode>,
+    pub(crate) pages: Arc<Pages>,
     lookups: u64,
-    /// Whether the node was severed since: then the id is only good for what has it already.
-    pub(crate) ended: bool,
     /// Whether attributes were told that the kernel may still have.
     attr_told: bool,
 }
 
+/// What a severing has ended.
+pub(crate) struct Ended {
+    /// The ids that the kernel knows, children before their parents.
+    pub(crate) ids: Vec<EndedId>,
+    /// Whether the topmost node could be seen, and was told to somebody.
+    pub(crate) top_was_shown: bool,
+}
+
+/// A node id that has ended.
+pub(crate) struct EndedId {
+    pub(crate) id: u64,
+    pub(crate) pages: Arc<Pages>,
+}
+
+impl Known {
+    fn new(id: u64, inode: Inode) -> Self {
+        Self {
+            inode: Arc::new(inode),
+            pages: Arc::new(Pages::new(id)),
+            lookups: 0,
+            attr_told: false,
+        }
+    }
+}
+
 impl Nodes {
     pub(crate) fn new(root: Inode) -> Self {
-        let root = Known { inode: Arc::new(root), lookups: 1, ended: false, attr_told: false };
+        let root = Known { lookups: 1, ..Known::new(ROOT_ID, root) };
         Self {
             table: Mutex::new(Table {
                 by_id: HashMap::from([(ROOT_ID, root)]),
-                by_ino: HashMap::from([(ROOT_INO, ROOT_ID)]),
-                last_id: ROOT_ID,
+                hidden: HashMap::new(),
+                shown: HashSet::new(),
                 unused: Vec::new(),
                 names_told: false,
             }),
         }
     }
 
-    /// Returns the node of an id.
+    /// Returns what is known of an id.
     pub(crate) fn find(&self, id: u64) -> Option<Known> {
         self.lock().by_id.get(&id).cloned()
+    }
+
+    /// Returns the id that a node has now.
+    pub(crate) fn id_of(&self, ino: u64) -> u64 {
+        self.lock().id_of(ino)
     }
 
     /// Returns the node of an id whose attributes are about to be told, and whether they may be
@@ -66,7 +123,7 @@ impl Nodes {
         let mut table = self.lock();
         let known = table.by_id.get_mut(&id)?;
         known.attr_told = true;
-        Some((Arc::clone(&known.inode), !known.ended))
+        Some((Arc::clone(&known.inode), !known.pages.have_ended()))
     }
 
     /// Notes that names are about to be told, before they are looked up: whoever changes them
@@ -75,27 +132,38 @@ impl Nodes {
         self.lock().names_told = true;
     }
 
-    /// Counts a lookup of a node whose name and attributes are about to be told; returns its id.
-    pub(crate) fn look_up(&self, inode: &Inode) -> u64 {
+    /// Notes that the names of nodes are told.
+    #[expect(dead_code, reason = "for watchers, who are told next")]
+    pub(crate) fn show(&self, inos: impl Iterator<Item = u64>) {
+        self.lock().shown.extend(inos);
+    }
+
+    /// Counts a lookup of a node whose name and attributes are about to be told; returns its id,
+    /// and whether the attributes may be kept.
+    pub(crate) fn look_up(&self, inode: &Inode) -> (u64, bool) {
         let mut table = self.lock();
-        let id = match table.by_ino.get(&inode.ino()) {
-            Some(&id) => id,
-            None => {
-                table.last_id += 1;
-                let id = table.last_id;
-                table.by_ino.insert(inode.ino(), id);
-                id
+        let id = table.id_of(inode.ino());
+        table.shown.insert(inode.ino());
+        let known = table.by_id.entry(id).or_insert_with(|| {
+            let known = Known::new(id, inode.clone());
+            // Looked up in time, but severed since: nobody will tell of its end again.
+            if inode.is_removed() {
+                known.pages.end();
             }
-        };
-        let known = table.by_id.entry(id).or_insert_with(|| Known {
-            inode: Arc::new(inode.clone()),
-            lookups: 0,
-            ended: false,
-            attr_told: false,
+            known
         });
         known.lookups += 1;
         known.attr_told = true;
-        id
+        (id, !known.pages.have_ended())
+    }
+
+    /// Counts one more lookup of an id that the kernel still knows; returns its node.
+    #[expect(dead_code, reason = "for watchers, who are told next")]
+    pub(crate) fn look_up_again(&self, id: u64) -> Option<Arc<Inode>> {
+        let mut table = self.lock();
+        let known = table.by_id.get_mut(&id)?;
+        known.lookups += 1;
+        Some(Arc::clone(&known.inode))
     }
 
     /// Takes lookups back; at 0 the kernel has forgotten the id.
@@ -107,44 +175,61 @@ impl Nodes {
             return;
         }
         let gone = table.by_id.remove(&id);
-        if let Some(gone) = &gone
-            && !gone.ended
-        {
-            table.by_ino.remove(&gone.inode.ino());
-        }
         drop(table);
         drop(gone);
     }
 
-    /// Ends the ids of nodes that are severed; returns those that the kernel knows.
-    pub(crate) fn end(&self, inos: impl Iterator<Item = u64>) -> Vec<u64> {
+    /// Ends the ids of nodes that are hidden, or removed, the topmost last.
+    pub(crate) fn end(&self, inos: impl Iterator<Item = u64>, removed: bool) -> Ended {
         let mut table = self.lock();
-        let mut ended = Vec::new();
-        for ino in inos {
-            if ino == ROOT_INO {
-                continue;
+        let mut ended = Ended { ids: Vec::new(), top_was_shown: false };
+        for ino in inos.filter(|&ino| ino != ROOT_INO) {
+            let id = table.id_of(ino);
+            if let Some(known) = table.by_id.get(&id) {
+                known.pages.end();
+                ended.ids.push(EndedId { id, pages: Arc::clone(&known.pages) });
             }
-            if let Some(id) = table.by_ino.remove(&ino) {
-                ended.push(id);
-                if let Some(known) = table.by_id.get_mut(&id) {
-                    known.ended = true;
-                }
+            if removed {
+                let was_hidden = table.hidden.remove(&ino).is_some_and(|hidden| hidden.is_hidden);
+                ended.top_was_shown = table.shown.remove(&ino) && !was_hidden;
+            } else {
+                table.hide(ino);
             }
         }
         ended
     }
 
+    /// Notes that a hidden node is shown.
+    pub(crate) fn shown_again(&self, ino: u64) {
+        if let Some(hidden) = self.lock().hidden.get_mut(&ino) {
+            hidden.is_hidden = false;
+        }
+    }
+
     /// Returns the id of a node whose attributes the kernel may have, once.
     pub(crate) fn take_attr_told(&self, ino: u64) -> Option<u64> {
         let mut table = self.lock();
-        let id = *table.by_ino.get(&ino)?;
+        let id = table.id_of(ino);
         let known = table.by_id.get_mut(&id)?;
         std::mem::take(&mut known.attr_told).then_some(id)
     }
 
     /// Tells whether the kernel knows an id, or is about to, that has not ended.
     pub(crate) fn knows(&self, id: u64) -> bool {
-        self.lock().by_id.get(&id).is_some_and(|known| !known.ended)
+        self.lock().by_id.get(&id).is_some_and(|known| !known.pages.have_ended())
+    }
+
+    /// Returns what is known of a node, if the kernel knows it by the id that it has now.
+    pub(crate) fn find_live(&self, ino: u64) -> Option<Known> {
+        let table = self.lock();
+        let known = table.by_id.get(&table.id_of(ino))?;
+        (!known.pages.have_ended()).then(|| known.clone())
+    }
+
+    /// Tells whether the name of a live node was ever told.
+    #[expect(dead_code, reason = "for watchers, who are told next")]
+    pub(crate) fn has_shown(&self, ino: u64) -> bool {
+        self.lock().shown.contains(&ino)
     }
 
     /// Notes that an open file of a severed node was closed: the kernel can soon forget the node.
@@ -174,14 +259,95 @@ impl Nodes {
 
     /// Forgets everything: the kernel has gone.
     pub(crate) fn clear(&self) {
-        let mut table = self.lock();
-        let gone = std::mem::take(&mut table.by_id);
-        table.by_ino.clear();
-        drop(table);
+        let gone = std::mem::take(&mut self.lock().by_id);
         drop(gone);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn id_of(&self, ino: u64) -> u64 {
+        let severings = self.hidden.get(&ino).map_or(0, |hidden| hidden.severings);
+        u64::from(severings) << INO_BITS | ino
+    }
+
+    /// Gives a node its next id, which the kernel must not know from before the count began anew.
+    ///
+    /// A node of which it knows all 65,536 is left with one that has ended: what has ended is
+    /// served, but never cached.
+    fn hide(&mut self, ino: u64) {
+        self.hidden.entry(ino).or_default().is_hidden = true;
+        for _ in 0..=u16::MAX {
+            let hidden = self.hidden.entry(ino).or_default();
+            hidden.severings = hidden.severings.wrapping_add(1);
+            if !self.by_id.contains_key(&self.id_of(ino)) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernfs::{Caller, Mode, Tree, show};
+
+    /// A tree with one file that the kernel has looked up.
+    fn known() -> (Tree, Inode, Nodes) {
+        let tree = Tree::new();
+        tree.root().add_file("file", Mode::RO, show(|_| ())).unwrap().keep();
+        let client = tree.client(Caller::OWNER);
+        let (file, nodes) = (client.lookup("/file").unwrap(), Nodes::new(client.root()));
+        (tree, file, nodes)
+    }
+
+    #[test]
+    fn each_severing_ends_an_id_and_tells_the_number_all_the_same() {
+        let (_tree, file, nodes) = known();
+        let mut ids = HashSet::new();
+        for _ in 0..1000 {
+            let (id, kept) = nodes.look_up(&file);
+            assert!(kept && ids.insert(id));
+            assert_eq!(ino_of(id), file.ino());
+            assert!(nodes.knows(id));
+            let ended = nodes.end(std::iter::once(file.ino()), false);
+            assert_eq!(ended.ids[0].id, id);
+            assert!(!nodes.knows(id) && nodes.find(id).is_some());
+            nodes.shown_again(file.ino());
+        }
+        assert_eq!(nodes.count(), (1000, 1000));
+    }
+
+    #[test]
+    fn an_id_that_the_kernel_still_knows_is_not_given_again() {
+        let (_tree, file, nodes) = known();
+        let (first, _) = nodes.look_up(&file);
+        for _ in 0..=u16::MAX {
+            nodes.end(std::iter::once(file.ino()), false);
+        }
+        let (id, kept) = nodes.look_up(&file);
+        assert!(id != first && kept);
+        assert!(nodes.find(first).unwrap().pages.have_ended());
+    }
+
+    #[test]
+    fn where_all_ids_are_known_the_last_is_not_cached() {
+        let (_tree, file, nodes) = known();
+        for _ in 0..=u16::MAX {
+            assert!(nodes.look_up(&file).1);
+            nodes.end(std::iter::once(file.ino()), false);
+        }
+        let (id, kept) = nodes.look_up(&file);
+        assert!(!kept && !nodes.knows(id));
+    }
+
+    #[test]
+    fn an_id_of_none_has_no_number() {
+        let ids: Vec<_> = (0..100_000).map(id_of_none).collect();
+        assert!(ids.iter().all(|&id| id != 0 && ino_of(id) == 0));
+        assert_ne!(ids[0], ids[1]);
     }
 }

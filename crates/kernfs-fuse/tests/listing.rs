@@ -14,7 +14,7 @@ use kernfs::{Mode, Tree};
 use rustix::fs::{Mode as FileMode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use support::drivers::Knob;
-use support::{Mounted, eventually};
+use support::{Mounted, drop_caches, eventually};
 
 const MANY: usize = 10_000;
 
@@ -239,9 +239,4 @@ fn everything_that_was_looked_up_is_given_back() {
     let mount = mount.take();
     mount.unmount().unwrap();
     assert_eq!(tree.usage(), usage);
-}
-
-/// Has the kernel drop the names and inodes that nobody uses.
-fn drop_caches() {
-    fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
 }

@@ -158,6 +158,7 @@ fn say(answer: &Answer) {
 struct State {
     files: HashMap<String, OwnedFd>,
     epolls: HashMap<String, OwnedFd>,
+    maps: HashMap<String, sys::Map>,
     mounts: Vec<(Tree, Mount)>,
 }
 
@@ -198,6 +199,13 @@ impl State {
             ["write", name, text] => {
                 Ok(rustix::io::write(&self.files[name], text.as_bytes())?.to_string())
             }
+            ["map", name, file] => {
+                let file = fs::File::from(self.files[file].try_clone().unwrap());
+                let map = sys::Map::new(&file, 4096, true, false);
+                self.maps.insert(name.into(), map.map_err(|e| Errno::from_io_error(&e).unwrap())?);
+                Ok(String::new())
+            }
+            ["touch", name] => Ok(char::from(self.maps[name].touch(0)).into()),
             ["nonblock", name] => {
                 rustix::fs::fcntl_setfl(&self.files[name], OFlags::NONBLOCK).map(ok)
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use kernfs::{
-    Caller, Errno, File, FileOps, Kind, OpenOp, Ops, ReadOp, Readiness, ReadyBy, WriteOp,
+    Caller, Errno, File, FileOps, Kind, MapOp, OpenOp, Ops, ReadOp, Readiness, ReadyBy, WriteOp,
 };
 
 /// A text that clients read and replace.
@@ -146,5 +146,62 @@ impl FileOps for Slow {
         self.door.pass();
         op.push(&event);
         Ok(())
+    }
+}
+
+/// Memory that clients map.
+#[derive(Default)]
+pub struct Memory {
+    pub bytes: Mutex<Vec<u8>>,
+    /// What mmap answers instead of agreeing.
+    pub refuses: Mutex<Option<Errno>>,
+    /// Where reads wait, if anywhere.
+    pub door: Mutex<Option<Arc<Door>>>,
+    /// The length of the longest write.
+    pub longest: AtomicUsize,
+}
+
+impl Memory {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes: Mutex::new(bytes), ..Self::default() }
+    }
+
+    /// Sets all bytes.
+    pub fn fill(&self, byte: u8) {
+        self.bytes.lock().unwrap().fill(byte);
+    }
+}
+
+impl FileOps for Memory {
+    type Open = ();
+    const KIND: Kind = Kind::Binary;
+    const OPS: Ops = Ops::all();
+
+    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+        let bytes = self.bytes.lock().unwrap().clone();
+        let door = self.door.lock().unwrap().clone();
+        if let Some(door) = door {
+            door.pass();
+        }
+        let rest = bytes.get(op.offset() as usize..).unwrap_or_default();
+        op.push(&rest[..rest.len().min(op.max_len())]);
+        Ok(())
+    }
+
+    fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let offset = op.offset() as usize;
+        let place = bytes.get_mut(offset..offset + op.data().len()).ok_or(Errno::ENOSPC)?;
+        place.copy_from_slice(op.data());
+        self.longest.fetch_max(op.data().len(), Ordering::Relaxed);
+        Ok(op.data().len())
+    }
+
+    fn mmap(&self, (): &mut (), _: &MapOp<'_>) -> Result<(), Errno> {
+        self.refuses.lock().unwrap().map_or(Ok(()), Err)
     }
 }

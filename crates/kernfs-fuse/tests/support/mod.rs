@@ -175,3 +175,17 @@ pub fn kernel_is(major: u32, minor: u32) -> bool {
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
+
+/// Has the kernel drop the names and inodes that nobody uses.
+pub fn drop_caches() {
+    fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+}
+
+/// Waits until the kernel has forgotten all nodes of a mount.
+#[track_caller]
+pub fn forget_all(mount: &Mount) {
+    eventually("the kernel to forget", || {
+        drop_caches();
+        mount.stats().nodes == 0
+    });
+}

@@ -201,3 +201,122 @@ pub fn close(file: impl Into<OwnedFd>) -> io::Result<()> {
     // SAFETY: nobody else has this descriptor.
     check(unsafe { libc::close(fd) })
 }
+
+/// A mapping of a file, which is looked at by system calls: those answer EFAULT where a program
+/// would get SIGBUS.
+pub struct Map {
+    address: *mut c_void,
+    len: usize,
+}
+
+// SAFETY: the address is only used as a number and by system calls, but for `touch`.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps the beginning of a file: shared or private, to be written too or not.
+    pub fn new(file: &File, len: usize, shared: bool, writable: bool) -> io::Result<Self> {
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        let flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address =
+            unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { address, len })
+    }
+
+    /// Copies bytes out of it, at most 4,096.
+    pub fn peek(&self, offset: usize, len: usize) -> io::Result<Vec<u8>> {
+        assert!(offset + len <= self.len && len <= 4096);
+        let (mut from, to) = io::pipe()?;
+        // SAFETY: the range is within the mapping, which need not be readable for a system call.
+        let copied = unsafe { libc::write(to.as_raw_fd(), self.address.byte_add(offset), len) };
+        let copied = usize::try_from(copied).map_err(|_| io::Error::last_os_error())?;
+        let mut bytes = vec![0; copied];
+        from.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies bytes into it, at most 4,096.
+    pub fn poke(&self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        assert!(offset + bytes.len() <= self.len && bytes.len() <= 4096);
+        let (from, mut to) = io::pipe()?;
+        io::Write::write_all(&mut to, bytes)?;
+        // SAFETY: the range is within the mapping, which belongs to nobody else.
+        let copied =
+            unsafe { libc::read(from.as_raw_fd(), self.address.byte_add(offset), bytes.len()) };
+        if copied < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Reads a byte as a program does.
+    pub fn touch(&self, offset: usize) -> u8 {
+        assert!(offset < self.len);
+        // SAFETY: within the mapping; where there is no page, the process ends.
+        unsafe { self.address.cast::<u8>().add(offset).read_volatile() }
+    }
+
+    /// Has what was written to it written back (msync(2)).
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: the range is the mapping.
+        check(unsafe { libc::msync(self.address, self.len, libc::MS_SYNC) })
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and nobody uses it any more.
+        unsafe { libc::munmap(self.address, self.len) };
+    }
+}
+
+/// A file handle (name_to_handle_at(2)): its type and its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Handle(i32, Vec<u8>);
+
+/// The largest handle there is (`MAX_HANDLE_SZ`), with its head.
+#[repr(C)]
+struct RawHandle {
+    len: u32,
+    kind: i32,
+    bytes: [u8; 128],
+}
+
+impl Handle {
+    /// Asks for the handle of a path.
+    pub fn of(path: &std::path::Path) -> io::Result<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+        let mut raw = RawHandle { len: 128, kind: 0, bytes: [0; 128] };
+        let mut mount = 0;
+        // SAFETY: the handle has room for as many bytes as it says.
+        let result = unsafe {
+            let (path, raw) = (path.as_ptr(), (&raw mut raw).cast());
+            libc::name_to_handle_at(libc::AT_FDCWD, path, raw, &raw mut mount, 0)
+        };
+        check(result)?;
+        Ok(Self(raw.kind, raw.bytes[..raw.len as usize].to_vec()))
+    }
+
+    /// Opens it in the filesystem of a descriptor.
+    pub fn open(&self, mount: &impl AsFd, flags: i32) -> io::Result<OwnedFd> {
+        let mut raw = RawHandle { len: self.1.len() as u32, kind: self.0, bytes: [0; 128] };
+        raw.bytes[..self.1.len()].copy_from_slice(&self.1);
+        // SAFETY: the handle has as many bytes as it says.
+        let fd = unsafe {
+            let raw = (&raw mut raw).cast();
+            libc::open_by_handle_at(mount.as_fd().as_raw_fd(), raw, flags | libc::O_CLOEXEC)
+        };
+        check(fd)?;
+        // SAFETY: a new descriptor.
+        Ok(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) })
+    }
+
+    /// Returns one with other bytes.
+    pub fn with(mut self, change: impl FnOnce(&mut [u8])) -> Self {
+        change(&mut self.1);
+        self
+    }
+}
