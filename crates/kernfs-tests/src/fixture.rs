@@ -325,6 +325,7 @@ pub(crate) struct Devices {
 
 struct OwnedDevice {
     mtu: Option<File<Mtu>>,
+    value: Arc<AtomicU64>,
     dir: Dir,
     _link: Link,
 }
@@ -363,8 +364,8 @@ impl Devices {
         &self.client
     }
 
-    fn add_mtu(dir: &Dir) -> Result<File<Mtu>, Errno> {
-        Ok(dir.add_file("mtu", Mode::RW, Mtu(AtomicU64::new(1500)))?)
+    fn add_mtu(dir: &Dir, value: Arc<AtomicU64>) -> Result<File<Mtu>, Errno> {
+        Ok(dir.add_file("mtu", Mode::RW, Mtu(value))?)
     }
 
     /// Makes a fresh device.
@@ -375,14 +376,15 @@ impl Devices {
 
     fn add(&self, name: &str) -> Result<Device, Errno> {
         let dir = self.class.add_dir(name, DirOptions::new(Mode::DIR).tag(Self::HERE))?;
-        let mtu = Self::add_mtu(&dir)?;
+        let value = Arc::new(AtomicU64::new(1500));
+        let mtu = Self::add_mtu(&dir, Arc::clone(&value))?;
         dir.add_file("address", Mode::RO, show(|op| op.push(b"02:00:00:00:00:01\n")))?.keep();
         dir.add_file("reset", Mode::WO, Reset)?.keep();
         dir.add_file("secret", Mode::new(0), show(|op| op.push(b"1\n")))?.keep();
         let mapped = FileOptions::new(Mode::RO).size(Self::MAPPED_SIZE);
         dir.add_file("resource", mapped, Resource)?.keep();
         let link = self.links.add_link(name, &dir)?;
-        let owned = OwnedDevice { mtu: Some(mtu), dir, _link: link };
+        let owned = OwnedDevice { mtu: Some(mtu), value, dir, _link: link };
         self.all.lock().unwrap().insert(name.into(), owned);
         Ok(Device {
             dir: format!("{}/class/{name}", self.root),
@@ -393,6 +395,13 @@ impl Devices {
             mapped: Some(("resource".into(), Self::MAPPED_SIZE)),
             link: format!("{}/links/{name}", self.root),
         })
+    }
+
+    pub(crate) fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
+        let all = self.all.lock().unwrap();
+        let owned = all.get(last(&device.dir)).ok_or(errno::ENOENT)?;
+        owned.value.store(value.parse().map_err(|_| errno::EINVAL)?, SeqCst);
+        Ok(())
     }
 
     pub(crate) fn unregister(&self, device: &Device) -> Sys<()> {
@@ -432,7 +441,8 @@ impl Devices {
         let owned = all.get_mut(last(dir)).ok_or(errno::ENOENT)?;
         drop(owned.mtu.take().map(File::remove));
         if is_present {
-            owned.mtu = Some(Self::add_mtu(&owned.dir).map_err(Errno::raw)?);
+            let mtu = Self::add_mtu(&owned.dir, Arc::clone(&owned.value));
+            owned.mtu = Some(mtu.map_err(Errno::raw)?);
         }
         Ok(())
     }
@@ -443,7 +453,7 @@ fn last(path: &str) -> &str {
 }
 
 /// A number.
-struct Mtu(AtomicU64);
+struct Mtu(Arc<AtomicU64>);
 
 impl FileOps for Mtu {
     type Open = ();

@@ -155,6 +155,10 @@ impl Owner for InProcess {
         self.devices.register()
     }
 
+    fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
+        self.devices.set_value(device, value)
+    }
+
     fn unregister(&self, device: &Device) -> Sys<()> {
         self.devices.unregister(device)
     }

@@ -91,6 +91,7 @@ fn verdict(outcome: &Outcome) -> (&'static str, &str) {
         Outcome::Passed => ("ok", ""),
         Outcome::Differs(how) => ("differs", how),
         Outcome::Skipped(reason) => ("skip", reason),
+        Outcome::KnownFailure(what) => ("KNOWN", what),
         Outcome::Failed(message) => ("FAILED", message),
     }
 }
@@ -123,17 +124,22 @@ impl fmt::Display for Matrix {
         }
         self.notes(f)?;
         writeln!(f)?;
-        for (at, word) in ["ok", "differs", "skip", "FAILED"].into_iter().enumerate() {
+        const COUNTED: [(&str, &str); 5] = [
+            ("ok", "ok"),
+            ("differs", "differs as expected"),
+            ("skip", "skipped"),
+            ("KNOWN", "known failures of ours"),
+            ("FAILED", "FAILED"),
+        ];
+        for (word, title) in COUNTED {
             let counts = self.columns.iter().map(|column| {
                 let is_word = |outcome: &&Outcome| verdict(outcome).0 == word;
                 format!("{} {}", column.name, column.outcomes.iter().filter(is_word).count())
             });
-            let title = ["ok", "differs as expected", "skipped", "FAILED"][at];
             let counts: Vec<_> = counts.collect();
-            write!(f, "{title}: {}", counts.join(", "))?;
-            if at < 3 {
-                writeln!(f)?;
-            }
+            // The last line has no end, as the lines of others have not.
+            let separator = if word == "ok" { "" } else { "\n" };
+            write!(f, "{separator}{title}: {}", counts.join(", "))?;
         }
         Ok(())
     }

@@ -46,12 +46,11 @@ impl Mounted {
             | Needs::PRESSURE_FILES
             | Needs::DEVICES
             | Needs::NAMESPACES
+            | Needs::HANDLES
             | Needs::ATTRIBUTES;
         let count = AtomicUsize::new(0);
         let mut subject = Syscalls::new(Self { mounts, _dirs: dirs, groups, devices, can, count });
-        let more =
-            subject.probe().map_err(|errno| format!("the mount does not work: errno {errno}"))?;
-        subject.owner.can |= more;
+        subject.probe().map_err(|errno| format!("the mount does not work: errno {errno}"))?;
         Ok(subject)
     }
 
@@ -64,23 +63,17 @@ impl Mounted {
 
 impl Syscalls<Mounted> {
     /// Finds out what this version of the mount can pass on.
-    fn probe(&self) -> Sys<Needs> {
+    fn probe(&mut self) -> Sys<()> {
         let device = self.device()?;
-        let mut can = Needs::empty();
         if let Some((name, len)) = &device.mapped {
             let fd = self.open(&format!("{}/{name}", device.dir), flags::O_RDONLY)?;
             let len = usize::try_from(*len).map_err(|_| errno::EINVAL)?;
-            can.set(
-                Needs::MAPPED_FILE,
-                self.mmap(fd, len).and_then(|map| self.munmap(map)).is_ok(),
-            );
+            let mapped = self.mmap(fd, len).and_then(|map| self.munmap(map));
+            self.owner.can.set(Needs::MAPPED_FILE, mapped.is_ok());
             self.close(fd)?;
         }
-        let handle = self.name_to_handle(&format!("{}/{}", device.dir, device.ro));
-        let opened = handle.and_then(|handle| self.open_by_handle(handle, flags::O_RDONLY));
-        can.set(Needs::HANDLES, opened.and_then(|fd| self.close(fd)).is_ok());
-        self.unregister(&device)?;
-        Ok(can)
+        self.probe_handles(&format!("{}/{}", device.dir, device.ro));
+        self.unregister(&device)
     }
 }
 
@@ -98,12 +91,7 @@ impl Owner for Mounted {
     }
 
     fn why_not(&self, needs: Needs) -> Option<String> {
-        let reason = match needs {
-            Needs::MAPPED_FILE => "the mount refuses to map files",
-            Needs::HANDLES => "the mount opens nothing by file handle",
-            _ => return None,
-        };
-        Some(reason.into())
+        (needs == Needs::MAPPED_FILE).then(|| "the mount refuses to map files".into())
     }
 
     fn cgroup(&self) -> Sys<String> {
@@ -120,6 +108,10 @@ impl Owner for Mounted {
 
     fn device(&self) -> Sys<Device> {
         self.devices.register()
+    }
+
+    fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
+        self.devices.set_value(device, value)
     }
 
     fn unregister(&self, device: &Device) -> Sys<()> {

@@ -24,6 +24,9 @@ fn run_case(subject: &dyn Subject, case: &Case) -> Outcome {
     if let (Ok(()), Some(why)) = (&result, env.skipped()) {
         return Outcome::Skipped(why);
     }
+    if let (Ok(()), Some(what)) = (&result, env.failure()) {
+        return Outcome::KnownFailure(what);
+    }
     match result {
         Ok(()) if env.differences().is_empty() => Outcome::Passed,
         Ok(()) => Outcome::Differs(env.differences().join("; ")),
@@ -51,6 +54,8 @@ pub enum Outcome {
     Differs(String),
     /// The subject cannot show it, for this reason.
     Skipped(String),
+    /// It has a defect that is known, and not mended yet.
+    KnownFailure(String),
     /// It behaves differently: how.
     Failed(String),
 }
@@ -92,6 +97,7 @@ impl fmt::Display for Report {
                 Outcome::Passed => ("ok", ""),
                 Outcome::Differs(how) => ("differs", how.as_str()),
                 Outcome::Skipped(reason) => ("skipped", reason.as_str()),
+                Outcome::KnownFailure(what) => ("KNOWN", what.as_str()),
                 Outcome::Failed(message) => ("FAILED", message.as_str()),
             };
             let line = format!("{:>5}  {:width$}  {verdict:7}  {detail}", case.number, case.title);

@@ -167,6 +167,11 @@ pub trait Owner: Sync {
         Err(errno::ENOSYS)
     }
 
+    /// Changes the value of [`Device::rw`] from the owner's side.
+    fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
+        Err(errno::ENOSYS)
+    }
+
     /// Removes a device from the owner's side, and returns when it is gone.
     fn unregister(&self, device: &Device) -> Sys<()> {
         Err(errno::ENOSYS)

@@ -21,7 +21,7 @@ use crate::subject::{
     Watched, errno, whence,
 };
 
-/// The needs that any subject of system calls meets.
+/// The needs that any subject of system calls meets, where it is permitted.
 pub(crate) const ABILITIES: Needs = Needs::FILES
     .union(Needs::INODE_CACHE)
     .union(Needs::REAL_DESCRIPTORS)
@@ -37,17 +37,31 @@ pub struct Syscalls<O> {
     handles: Mutex<Vec<(Arc<OwnedFd>, Handle)>>,
     maps: Mutex<HashMap<i32, Arc<Mapped>>>,
     next: AtomicI32,
+    /// What this process may not do.
+    forbidden: Needs,
 }
+
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 
 impl<O: Owner> Syscalls<O> {
     pub(crate) fn new(owner: O) -> Self {
+        let may_drop = std::fs::OpenOptions::new().write(true).open(DROP_CACHES).is_ok();
+        let forbidden = if may_drop { Needs::empty() } else { Needs::INODE_CACHE };
         Self {
             owner,
             fds: Mutex::default(),
             handles: Mutex::default(),
             maps: Mutex::default(),
             next: AtomicI32::new(3),
+            forbidden,
         }
+    }
+
+    /// Finds out whether what a path leads to can be opened by file handle.
+    pub(crate) fn probe_handles(&mut self, path: &str) {
+        let handle = self.name_to_handle(path);
+        let opened = handle.and_then(|handle| self.open_by_handle(handle, 0));
+        self.forbidden.set(Needs::HANDLES, opened.and_then(|fd| self.close(fd)).is_err());
     }
 
     fn number(&self) -> i32 {
@@ -80,11 +94,17 @@ impl<O: Owner> Owner for Syscalls<O> {
     }
 
     fn can(&self) -> Needs {
-        self.owner.can()
+        self.owner.can().difference(self.forbidden)
     }
 
     fn why_not(&self, needs: Needs) -> Option<String> {
-        self.owner.why_not(needs)
+        match needs {
+            Needs::INODE_CACHE => Some("this user may not drop caches".into()),
+            Needs::HANDLES if self.owner.can().contains(needs) => {
+                Some("this user may open nothing by file handle".into())
+            }
+            _ => self.owner.why_not(needs),
+        }
     }
 
     fn cgroup(&self) -> Sys<String> {
@@ -97,6 +117,10 @@ impl<O: Owner> Owner for Syscalls<O> {
 
     fn device(&self) -> Sys<Device> {
         self.owner.device()
+    }
+
+    fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
+        self.owner.set_value(device, value)
     }
 
     fn unregister(&self, device: &Device) -> Sys<()> {
@@ -123,7 +147,7 @@ impl<O: Owner> Owner for Syscalls<O> {
 impl<O: Owner> Subject for Syscalls<O> {
     fn drop_caches(&self) -> Sys<()> {
         // Names and inodes only.
-        let result = std::fs::write("/proc/sys/vm/drop_caches", "2");
+        let result = std::fs::write(DROP_CACHES, "2");
         result.map_err(|error| error.raw_os_error().unwrap_or(errno::EINVAL))
     }
 

@@ -42,7 +42,10 @@ impl Cgroup2 {
         // From here on, it is removed again.
         let mut owner = Self { home, base, members, controller, count };
         owner.controller = Controller::enable(&owner.home, &owner.base);
-        Ok(Syscalls::new(owner))
+        let probe = owner.base.join("cgroup.events").display().to_string();
+        let mut subject = Syscalls::new(owner);
+        subject.probe_handles(&probe);
+        Ok(subject)
     }
 
     fn fresh(&self) -> PathBuf {

@@ -78,7 +78,10 @@ impl Sysfs {
             let _ = fs::remove_file(&path);
         })?;
         let name = last(&device).to_owned();
-        self.loops.lock().unwrap().insert(name.clone(), path);
+        // The device may have had another one before.
+        if let Some(old) = self.loops.lock().unwrap().insert(name.clone(), path) {
+            let _ = fs::remove_file(old);
+        }
         Ok(name)
     }
 
@@ -126,7 +129,7 @@ impl Owner for Sysfs {
         match needs {
             Needs::ATTRIBUTES => self.why_no_loops.clone(),
             Needs::NAMESPACES => self.namespace.as_ref().err().cloned(),
-            Needs::CGROUPS => Some("clients make no directories in sysfs".into()),
+            Needs::CGROUPS => Some("sysfs has no control groups".into()),
             Needs::MAPPED_FILE => Some("no file of these devices can be mapped".into()),
             Needs::HANDLES => Some("sysfs gives no file handles".into()),
             _ => None,
@@ -141,6 +144,10 @@ impl Owner for Sysfs {
             crate::errno::EINVAL
         })?;
         Ok(self.of(&name))
+    }
+
+    fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
+        must_run("ip", &["link", "set", last(&device.dir), "mtu", value]).map(drop)
     }
 
     fn unregister(&self, device: &Device) -> Sys<()> {
