@@ -108,6 +108,10 @@ impl fmt::Display for Report {
         let skipped = self.count(|outcome| matches!(outcome, Outcome::Skipped(_)));
         let failed = self.count(|outcome| matches!(outcome, Outcome::Failed(_)));
         write!(f, "\n{passed} passed, {differ} differ as expected, ")?;
+        let known = self.count(|outcome| matches!(outcome, Outcome::KnownFailure(_)));
+        if known > 0 {
+            write!(f, "{known} known to fail, ")?;
+        }
         write!(f, "{skipped} skipped, {failed} failed")
     }
 }
