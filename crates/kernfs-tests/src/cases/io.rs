@@ -159,10 +159,13 @@ fn fresh_splice(env: &Env<'_>) {
         ok(env.s.set_value(&device, value), "a change by the owner");
         ok(env.s.lseek(fd, 0, whence::SEEK_SET), "lseek");
         let sent = ok(env.s.sendfile(fd, 100), "sendfile");
-        if env.s.kind() == Kind::Mount && sent == b"1400\n" && value == "1410" {
+        let text = format!("{value}\n");
+        if env.s.kind() == Kind::Mount && sent != text.as_bytes() {
+            // A page as it was at first, and at times with zeroes up to the size that stat tells.
+            assert!(sent.starts_with(b"1400\n"), "neither kept nor current: {sent:?}");
             env.known_failure("sendfile is given what the page cache kept, not the contents");
         } else {
-            assert_eq!(sent, format!("{value}\n").as_bytes());
+            assert_eq!(sent, text.as_bytes());
         }
     }
     ok(env.s.close(fd), "close");
