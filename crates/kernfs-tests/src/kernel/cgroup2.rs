@@ -11,6 +11,9 @@ use super::{errno, mounted};
 use crate::subject::{Attribute, Kind, Needs, Owner, Sys};
 use crate::syscalls::{ABILITIES, Syscalls};
 
+/// What the names of the groups that are made here begin with.
+const PREFIX: &str = "kernfs-tests-";
+
 /// The owner's side of control groups: a group of its own, below the one of this process.
 #[derive(Debug)]
 pub struct Cgroup2 {
@@ -35,7 +38,7 @@ impl Cgroup2 {
         let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
         let home = root.join(own.ok_or("this process is in no group of cgroup2")?);
         let count = COUNT.fetch_add(1, SeqCst);
-        let base = home.join(format!("kernfs-tests-{}-{count}", std::process::id()));
+        let base = home.join(format!("{PREFIX}{}-{count}", std::process::id()));
         fs::create_dir(&base).map_err(|error| format!("no group can be made: {error}"))?;
         let members = Mutex::default();
         let (controller, count) = (Err("not looked for".to_owned()), AtomicUsize::new(0));
@@ -163,7 +166,8 @@ impl Controller {
         let (available, on) = (list("cgroup.controllers"), list("cgroup.subtree_control"));
         let mut reason = "no controller with an events file is on cgroup2".to_owned();
         for (name, ending) in KNOWN.into_iter().filter(|(name, _)| has(&available, name)) {
-            let was_on = has(&on, name);
+            // Another run beside this one leaves it to the last of them to switch it off.
+            let was_on = has(&on, name) && !has_other_runs(home, base);
             let mut controller = Self { name, file: String::new(), was_on };
             let enabled = [home, base].iter().try_for_each(|dir| controller.set(dir, true));
             if let Err(errno) = enabled {
@@ -193,6 +197,14 @@ impl Controller {
         let sign = if is_on { '+' } else { '-' };
         write(&group.join("cgroup.subtree_control"), &format!("{sign}{}", self.name))
     }
+}
+
+fn has_other_runs(home: &Path, base: &Path) -> bool {
+    let entries = fs::read_dir(home).into_iter().flatten().flatten();
+    let mut paths = entries.map(|entry| entry.path()).filter(|path| path != base);
+    paths.any(|path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+    })
 }
 
 /// A process that only waits; it ends when this one does, for its input ends then.
