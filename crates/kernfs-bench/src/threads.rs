@@ -13,15 +13,28 @@ use crate::table::Row;
 /// What an operation shall cost at most beside another thread, in those of a thread alone.
 const BESIDE: f64 = 1.2;
 
-/// Who reads in a turn.
-#[derive(Clone, Copy)]
-enum Turn {
-    Alone,
-    OneFile,
-    TwoTrees,
-}
+/// The open files: two of one tree, and one of another.
+const FIRST: usize = 0;
+const SECOND: usize = 1;
+const APART: usize = 2;
 
-const TURNS: [Turn; 3] = [Turn::Alone, Turn::OneFile, Turn::TwoTrees];
+/// What each of the two threads reads in a turn, if anything.
+type Turn = [Option<usize>; 2];
+
+/// Each open file is read alone too, by the thread that reads it beside another: where in memory it
+/// lies makes a difference of some percent.
+const TURNS: [Turn; 5] = [
+    [Some(FIRST), None],
+    [None, Some(SECOND)],
+    [None, Some(APART)],
+    [Some(FIRST), Some(SECOND)],
+    [Some(FIRST), Some(APART)],
+];
+const ONE_FILE: usize = 3;
+const TWO_TREES: usize = 4;
+
+/// The times of one thread, for each turn, in nanoseconds for each read.
+type Times = [Vec<f64>; TURNS.len()];
 
 pub(crate) fn measure(effort: Effort) -> Vec<Row> {
     let (tree, other) = (Tree::new(), Tree::new());
@@ -29,54 +42,52 @@ pub(crate) fn measure(effort: Effort) -> Vec<Row> {
         tree.root().add_file("value", Mode::RO, Constant).expect("the name is free").keep();
     }
     let open = |tree| owner(tree).open("/value", OpenFlags::READ).expect("it was added");
-    let (first, second) = (open(&tree), open(&tree));
-    let apart = open(&other);
+    let files = [open(&tree), open(&tree), open(&other)];
 
-    let count = count_for(&first, effort.sample);
+    let count = count_for(&files[FIRST], effort.sample);
     let meeting = Meeting::default();
     let rounds = effort.rounds;
-    let (mine, theirs) = std::thread::scope(|scope| {
-        let one = scope.spawn(|| run(&meeting, rounds, count, 0, [&first, &first, &first]));
-        let two = scope.spawn(|| run(&meeting, rounds, count, 1, [&second, &second, &apart]));
-        (one.join().expect("readers do not panic"), two.join().expect("readers do not panic"))
+    let times = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|thread| {
+            let (meeting, files) = (&meeting, &files);
+            scope.spawn(move || run(meeting, rounds, count, thread, files))
+        });
+        threads.map(|thread| thread.join().expect("readers do not panic"))
     });
-    let kept = undisturbed(&mine, &theirs);
-    let named = |name: String, nanos: &[f64]| Samples {
-        name,
-        nanos: kept.iter().map(|&round| nanos[round]).collect(),
+    let kept = undisturbed(&times);
+    let samples = |name: &str, thread: usize, turn: usize| Samples {
+        name: name.into(),
+        nanos: kept.iter().map(|&round| times[thread][turn][round]).collect(),
     };
-    let alone = named("guarded read, a thread alone".into(), &mine[0]);
-    let both = |turn: usize, what: &str| {
-        let pairs = || mine[turn].iter().zip(&theirs[turn]);
-        let mean: Vec<_> = pairs().map(|(a, b)| a.midpoint(*b)).collect();
-        let worse: Vec<_> = pairs().map(|(a, b)| a.max(*b)).collect();
-        (
-            named(format!("two threads, {what}: mean of both"), &mean),
-            named(format!("two threads, {what}: slower one"), &worse),
-        )
+    let first = samples("guarded read alone, first open", 0, 0);
+    let second = samples("guarded read alone, second open of the file", 1, 1);
+    let apart = samples("guarded read alone, in another tree", 1, 2);
+    let beside = |name, thread, turn, alone| {
+        let samples = samples(name, thread, turn);
+        Row::time(&samples).ratio(samples.over(alone), "alone")
     };
-    let (one_file, one_file_worse) = both(1, "two opens of one file");
-    let (two_trees, two_trees_worse) = both(2, "two trees");
-    let row = |samples: &Samples| Row::time(samples).ratio(samples.over(&alone), "alone");
+    let disturbed = format!("({} of {rounds} rounds were disturbed)", rounds - kept.len());
     vec![
-        row(&alone),
-        row(&one_file).target(BESIDE).ratio(one_file.over(&two_trees), "two trees"),
-        row(&one_file_worse).ratio(one_file_worse.over(&two_trees_worse), "two trees"),
-        row(&two_trees)
-            .note(format!("({} of {rounds} rounds were disturbed)", rounds - kept.len())),
-        row(&two_trees_worse),
+        Row::time(&first).note(disturbed),
+        Row::time(&second),
+        Row::time(&apart),
+        beside("two threads, one file: first open", 0, ONE_FILE, &first).target(BESIDE),
+        beside("two threads, one file: second open", 1, ONE_FILE, &second).target(BESIDE),
+        beside("two threads, two trees: first", 0, TWO_TREES, &first),
+        beside("two threads, two trees: second", 1, TWO_TREES, &apart),
     ]
 }
 
 /// Returns the rounds in which both threads took about as long: in others, one of them was off its
 /// processor for a while, and the other one alone.
-fn undisturbed(mine: &[Vec<f64>; 3], theirs: &[Vec<f64>; 3]) -> Vec<usize> {
+fn undisturbed(times: &[Times; 2]) -> Vec<usize> {
     let together = |turn: usize, round: usize| {
-        let (a, b) = (mine[turn][round], theirs[turn][round]);
+        let (a, b) = (times[0][turn][round], times[1][turn][round]);
         a.max(b) < 1.5 * a.min(b)
     };
-    let all = 0..mine[0].len();
-    let kept: Vec<_> = all.clone().filter(|&at| together(1, at) && together(2, at)).collect();
+    let all = 0..times[0][ONE_FILE].len();
+    let both = |&round: &usize| together(ONE_FILE, round) && together(TWO_TREES, round);
+    let kept: Vec<_> = all.clone().filter(both).collect();
     if kept.is_empty() { all.collect() } else { kept }
 }
 
@@ -126,34 +137,34 @@ fn run(
     rounds: usize,
     count: u32,
     thread: usize,
-    files: [&OpenFile; 3],
-) -> [Vec<f64>; 3] {
-    let mut nanos = [const { Vec::new() }; 3];
+    files: &[OpenFile; 3],
+) -> Times {
+    let mut times = [const { Vec::new() }; TURNS.len()];
     let mut buf = [0; 64];
     for round in 0..rounds {
         for (at, turn) in TURNS.into_iter().enumerate() {
             let number = round * TURNS.len() + at + 1;
-            let file = files[at];
+            let file = turn[thread].map(|file| &files[file]);
             // Not in the ratio: who has slept finds its caches cold.
             for _ in 0..count / 8 {
-                read(file, &mut buf);
+                file.inspect(|file| read(file, &mut buf));
             }
             meeting.meet(number);
-            if thread == 0 || !matches!(turn, Turn::Alone) {
+            if let Some(file) = file {
                 let start = Instant::now();
                 for _ in 0..count {
                     read(file, &mut buf);
                 }
-                nanos[at].push(start.elapsed().as_nanos() as f64 / f64::from(count));
+                times[at].push(start.elapsed().as_nanos() as f64 / f64::from(count));
             }
             meeting.timed.fetch_add(1, Ordering::AcqRel);
             while meeting.timed.load(Ordering::Acquire) < 2 * number {
-                match turn {
-                    Turn::Alone => std::thread::yield_now(),
-                    Turn::OneFile | Turn::TwoTrees => read(file, &mut buf),
+                match file {
+                    Some(file) => read(file, &mut buf),
+                    None => std::thread::yield_now(),
                 }
             }
         }
     }
-    nanos
+    times
 }
