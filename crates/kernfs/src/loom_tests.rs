@@ -780,6 +780,45 @@ fn an_open_against_a_removal() {
 }
 
 #[test]
+fn an_open_of_what_was_looked_up_before_against_a_hiding() {
+    explore(None, || {
+        let (tree, file) = tree_of(Knob::new());
+        let inode = tree.client(Caller::OWNER).lookup("/f").unwrap();
+        let opener = thread::spawn({
+            let inode = inode.clone();
+            move || inode.open(&Caller::OWNER, OpenFlags::READ)
+        });
+        file.hide().wait().unwrap();
+        if let Ok(held) = opener.join().unwrap() {
+            assert_eq!(file.released.look(), 1);
+            assert_eq!(held.read_at(&mut [0; 4], 0), Err(Errno::ENODEV));
+        }
+        let hidden = inode.open(&Caller::OWNER, OpenFlags::READ);
+        assert_eq!(hidden.unwrap_err(), Errno::ENODEV);
+        file.show();
+        let shown = inode.open(&Caller::OWNER, OpenFlags::READ).unwrap();
+        assert_eq!(shown.read_at(&mut [0; 4], 0), Ok(1));
+    });
+}
+
+#[test]
+fn a_removal_of_a_directory_outlasts_one_that_began_below() {
+    explore(3, || {
+        let tree = Tree::builder().clock(StoppedClock).build();
+        let dir = tree.root().add_dir("d", Mode::DIR).unwrap();
+        let knob = Knob::new();
+        let file = dir.add_file("f", Mode::RW, knob.clone()).unwrap();
+        let held = tree.client(Caller::OWNER).open("/d/f", OpenFlags::READ).unwrap();
+        let reader = thread::spawn(move || held.read_at(&mut [0; 4], 0));
+        let dropper = thread::spawn(move || drop(file));
+        dir.remove().unwrap();
+        at_rest(&knob, 1);
+        let (read, ()) = both(reader, dropper);
+        assert!(matches!(read, Ok(1) | Err(Errno::ENODEV)));
+    });
+}
+
+#[test]
 fn a_last_close_against_a_removal() {
     explore(None, || {
         let (tree, file) = tree_of(Knob::new());

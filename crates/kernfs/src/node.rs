@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::hash::BuildHasher;
@@ -421,7 +421,8 @@ pub(crate) struct DirNode {
 /// Drains that began below a directory; those that are done are dropped now and then.
 #[derive(Default)]
 pub(crate) struct Leaving {
-    drains: Vec<Weak<Drain>>,
+    /// Not weak: that one has gone would be seen without seeing what came before.
+    drains: Vec<Arc<Drain>>,
     /// How many there may be before those that are done are dropped.
     room: usize,
 }
@@ -429,15 +430,14 @@ pub(crate) struct Leaving {
 impl Leaving {
     pub(crate) fn note(&mut self, drain: &Arc<Drain>) {
         if self.drains.len() >= self.room {
-            let lasts = |drain: &Weak<Drain>| drain.upgrade().is_some_and(|drain| !drain.is_done());
-            self.drains.retain(lasts);
+            self.drains.retain(|drain| !drain.is_done());
             self.room = 2 * self.drains.len() + Self::ROOM;
         }
-        self.drains.push(Arc::downgrade(drain));
+        self.drains.push(Arc::clone(drain));
     }
 
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = Arc<Drain>> + use<> {
-        core::mem::take(&mut self.drains).into_iter().filter_map(|drain| drain.upgrade())
+    pub(crate) fn take(&mut self) -> Vec<Arc<Drain>> {
+        core::mem::take(&mut self.drains)
     }
 
     /// So few that looking through them costs nothing to speak of.
