@@ -343,6 +343,9 @@ impl Drop for Changes {
         listeners.streams.retain(|stream| stream.as_ptr() != this);
         drop(listeners);
         self.fronts.count.fetch_sub(1, AcqRel);
+        // Wakers are dropped here: whoever tells of a change may be the last to know the stream,
+        // and hold the tree lock.
+        self.stream.queue.wake_all();
     }
 }
 

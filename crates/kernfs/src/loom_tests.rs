@@ -1306,3 +1306,37 @@ fn a_client_that_makes_a_directory_in_one_that_is_removed() {
         assert_eq!(tree.usage().nodes, 1);
     });
 }
+
+/// A waker whose drop is user code that needs the tree.
+struct Bystander(Arc<Tree>);
+
+impl Wake for Bystander {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        assert_eq!(self.0.client(Caller::OWNER).root().path(), b"/");
+    }
+}
+
+#[test]
+fn a_stream_that_goes_while_it_is_told_takes_no_waker_under_a_lock() {
+    explore(3, || {
+        let tree = Arc::new(Tree::builder().clock(StoppedClock).build());
+        let mut changes = tree.changes(4);
+        {
+            let waker = Waker::from(Arc::new(Bystander(Arc::clone(&tree))));
+            let mut next = core::pin::pin!(changes.recv_async());
+            assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        let adder = thread::spawn({
+            let tree = Arc::clone(&tree);
+            move || tree.root().add_dir("d", Mode::DIR).map(Dir::keep).unwrap()
+        });
+        // Touches what the adder touches last, so that loom tries this in between.
+        drop(changes.try_recv());
+        drop(changes);
+        adder.join().unwrap();
+    });
+}
