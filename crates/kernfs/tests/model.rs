@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
 
 use kernfs::{
-    Caller, Child, Client, Dir, DirOp, DirOps, Draining, Errno, Events, File, FileOps, Mode, Name,
-    OpenFile, OpenFlags, OpenOp, ReadOp, Tree, Waiter, WriteOp,
+    Caller, Child, Client, Dir, DirOp, DirOps, Draining, Errno, Events, File, FileOps, Inode, Mode,
+    Name, OpenFile, OpenFlags, OpenOp, ReadOp, Tree, Waiter, WriteOp,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -36,6 +36,7 @@ enum Step {
     Mkdir(Index, usize),
     Rmdir(Index, usize),
     Open(Index),
+    Reopen(Index),
     Read { open: Index, at: At, len: usize },
     Write(Index, u8),
     Enter(Index),
@@ -83,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (index(), name.clone()).prop_map(|(dir, name)| Step::Mkdir(dir, name)),
         1 => (index(), name).prop_map(|(dir, name)| Step::Rmdir(dir, name)),
         5 => index().prop_map(Step::Open),
+        1 => index().prop_map(Step::Reopen),
         4 => (index(), at, 1..9usize).prop_map(|(open, at, len)| Step::Read { open, at, len }),
         2 => (index(), any::<u8>()).prop_map(|(open, value)| Step::Write(open, value)),
         3 => index().prop_map(Step::Enter),
@@ -292,8 +294,13 @@ impl Model {
     }
 
     fn open(&mut self, file: usize) -> Result<(), Errno> {
-        if !self.finds(file) {
-            return Err(Errno::ENOENT);
+        if self.finds(file) { self.reopen(file) } else { Err(Errno::ENOENT) }
+    }
+
+    /// Opens what was found before (through `/proc/self/fd`, say).
+    fn reopen(&mut self, file: usize) -> Result<(), Errno> {
+        if self.nodes[file].removed || self.hidden(file) {
+            return Err(ENODEV);
         }
         self.opens.push(Open {
             file,
@@ -459,6 +466,8 @@ struct Real {
     tree: Tree,
     client: Client,
     files: BTreeMap<usize, File<Knob>>,
+    /// What clients found.
+    found: BTreeMap<usize, Inode>,
     dirs: BTreeMap<usize, Dir>,
     /// What all drivers have opened, the last one last.
     opened: Arc<Mutex<Vec<Arc<Ends>>>>,
@@ -494,6 +503,7 @@ impl Real {
             client: tree.client(Caller::OWNER),
             tree,
             files: BTreeMap::new(),
+            found: BTreeMap::new(),
             dirs: BTreeMap::new(),
             opened: Arc::default(),
             opens: Vec::new(),
@@ -537,8 +547,13 @@ impl Real {
         self.removals.push(Some(RealRemoval::Other(draining)));
     }
 
-    fn open(&mut self, path: &str) -> Result<(), Errno> {
-        let file = self.client.open(path, OpenFlags::READ_WRITE)?;
+    fn open(&mut self, file: usize, path: &str) -> Result<(), Errno> {
+        self.found.insert(file, self.client.lookup(path)?);
+        self.reopen(file)
+    }
+
+    fn reopen(&mut self, file: usize) -> Result<(), Errno> {
+        let file = self.found[&file].open(&Caller::OWNER, OpenFlags::READ_WRITE)?;
         let ends = self.opened.lock().unwrap().pop().expect("the driver was asked");
         self.opens.push(RealOpen { file: Some(file), ends, inside: None, waiter: None });
         Ok(())
@@ -757,7 +772,12 @@ impl Both {
                 let files: Vec<_> = files.into_iter().filter(attached).collect();
                 let file = or_skip!(pick(file, &files));
                 let path = model.path(file);
-                (Answer::Done(model.open(file)), Answer::Done(real.open(&path)))
+                (Answer::Done(model.open(file)), Answer::Done(real.open(file, &path)))
+            }
+            Step::Reopen(file) => {
+                let found: Vec<_> = real.found.keys().copied().collect();
+                let file = or_skip!(pick(file, &found));
+                (Answer::Done(model.reopen(file)), Answer::Done(real.reopen(file)))
             }
             Step::Read { open: index, at, len } => {
                 let open = or_skip!(open(index));
