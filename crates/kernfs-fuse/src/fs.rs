@@ -14,17 +14,20 @@ use kernfs::{Caller, Client, DirEntry, Draining, Inode, Mode, NodeKind, SetAttr}
 
 use crate::caller;
 use crate::convert::{self, KEPT};
-use crate::handles::{FileHandle, Handles};
+use crate::handles::{DirHandle, FileHandle, Handles};
 use crate::nodes::Nodes;
 use crate::parked::answer_when_done;
-use crate::{contents, news, nodes};
+use crate::watchers::{Hand, Place, Told, Watchers};
+use crate::{contents, news, nodes, stand_ins};
 
 /// A tree as the kernel sees it.
 pub(crate) struct Fs {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     notifier: OnceLock<Notifier>,
-    client: Client,
+    pub(crate) client: Client,
+    /// `None` where inotify is left alone.
+    pub(crate) watchers: Option<Arc<Watchers>>,
     caches_names: bool,
     /// The minor version of the ABI that was agreed on; 0 before.
     minor: OnceLock<u32>,
@@ -48,8 +51,9 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
 impl Fs {
-    pub(crate) fn new(client: Client, caches_names: bool) -> Self {
+    pub(crate) fn new(client: Client, caches_names: bool, watchers: Option<Arc<Watchers>>) -> Self {
         Self {
+            watchers,
             caches_names,
             nodes: Nodes::new(client.root()),
             client,
@@ -78,7 +82,7 @@ impl Fs {
         if self.minor() >= MINOR_WITH_LONG_NAMES { LONG_NAME_MAX } else { NAME_MAX }
     }
 
-    fn inode(&self, id: u64) -> Result<Arc<Inode>, Errno> {
+    pub(crate) fn inode(&self, id: u64) -> Result<Arc<Inode>, Errno> {
         self.nodes.find(id).map(|known| known.inode).ok_or(Errno::ESTALE)
     }
 
@@ -156,7 +160,28 @@ impl Fs {
         parent.lookup(caller, name.as_bytes()).map_err(convert::errno)
     }
 
+    /// Returns what the herald is telling, if it is the herald that asks.
+    fn told_by(&self, request: &Request) -> Option<Arc<Told>> {
+        self.watchers.as_ref()?.told_by(request.pid)
+    }
+
+    /// Notes what a client is about to change, of which the kernel tells watchers by itself.
+    fn hand_at(&self, request: &Request, places: &[(u64, &OsStr)]) -> Option<Hand> {
+        let watchers = self.watchers.as_ref().filter(|_| self.told_by(request).is_none())?;
+        let place = |&(id, name): &(u64, &OsStr)| Place::new(nodes::ino_of(id), name.as_bytes());
+        Some(watchers.hand_at(places.iter().map(place).collect()))
+    }
+
     fn look_up_for(&self, request: &Request, name: &OsStr) -> Result<fuse_session::Entry, Errno> {
+        if let Some(told) = self.told_by(request)
+            && let Some(found) = stand_ins::look_up(self, &told, request, name)
+        {
+            self.nodes.about_to_tell_names();
+            return found;
+        }
+        if let Some(watchers) = &self.watchers {
+            watchers.look_up(nodes::ino_of(request.nodeid), name.as_bytes());
+        }
         if name == "." || name == ".." {
             return self.look_up_by_handle(request.nodeid, name);
         }
@@ -166,6 +191,9 @@ impl Fs {
     }
 
     fn set_attr(&self, request: &Request, op: &op::SetAttr) -> Result<(), Errno> {
+        if let Some(told) = self.told_by(request) {
+            return stand_ins::touch(self, &told, request);
+        }
         let inode = self.inode(request.nodeid)?;
         let mode = op.mode.map(|mode| Mode::new((mode & 0o7777) as u16));
         let set = SetAttr {
@@ -183,6 +211,9 @@ impl Fs {
     }
 
     fn mkdir(&self, request: &Request, op: &op::Mkdir<'_>) -> Result<fuse_session::Entry, Errno> {
+        if let Some(told) = self.told_by(request) {
+            return stand_ins::create(self, &told, request, op.name);
+        }
         let parent = self.inode(request.nodeid)?;
         let caller = caller::of(request);
         let mode = Mode::new((op.mode & 0o7777) as u16);
@@ -195,9 +226,14 @@ impl Fs {
     fn remove(
         &self,
         request: &Request,
+        name: &OsStr,
         reply: ReplyEmpty,
         remove: impl FnOnce(&Inode, &Caller) -> Result<Draining, kernfs::Errno>,
     ) {
+        if let Some(told) = self.told_by(request) {
+            return answer_empty(reply, stand_ins::delete(self, &told, request, name));
+        }
+        let hand = self.hand_at(request, &[(request.nodeid, name)]);
         let removal = self
             .inode(request.nodeid)
             .and_then(|parent| remove(&parent, &caller::of(request)).map_err(convert::errno));
@@ -208,13 +244,19 @@ impl Fs {
                     draining.await;
                     news::taken(owed).await;
                 };
-                answer_when_done(reply, &Arc::default(), work, |reply, ()| reply.ok());
+                answer_when_done(reply, &Arc::default(), work, |reply, ()| {
+                    reply.ok();
+                    drop(hand);
+                });
             }
             Err(errno) => reply.error(errno),
         }
     }
 
     fn rename(&self, request: &Request, op: &op::Rename<'_>) -> Result<(), Errno> {
+        if let Some(told) = self.told_by(request) {
+            return stand_ins::rename(self, &told, request, op);
+        }
         if !op.flags.is_empty() {
             return Err(Errno::EINVAL);
         }
@@ -239,9 +281,20 @@ impl Fs {
         }
     }
 
+    /// Hears that somebody has ceased to list a directory.
+    fn listed(&self) {
+        if let Some(watchers) = &self.watchers {
+            watchers.look_again();
+        }
+    }
+
     /// Returns entries from a directory handle, in portions.
-    fn list(&self, op: &op::Read) -> Result<impl FnMut(u64) -> Vec<DirEntry> + use<>, Errno> {
-        let dir = self.handles.dir(op.fh).ok_or(Errno::EBADF)?;
+    fn list(
+        &self,
+        handle: &Arc<DirHandle>,
+        op: &op::Read,
+    ) -> Result<impl FnMut(u64) -> Vec<DirEntry> + use<>, Errno> {
+        let dir = Arc::clone(handle);
         self.nodes.about_to_tell_names();
         // The first portion tells whether the directory can be listed at all.
         let mut first = Some(dir.dir.entries(op.offset, DIR_PAGE).map_err(convert::errno)?);
@@ -272,6 +325,9 @@ impl Filesystem for Served {
     }
 
     fn destroy(&self) {
+        if let Some(watchers) = &self.0.watchers {
+            watchers.stop();
+        }
         self.0.handles.clear();
         self.0.nodes.clear();
     }
@@ -304,7 +360,20 @@ impl Filesystem for Served {
         }
     }
 
-    fn mknod(&self, _: &Request, op: op::Mknod<'_>, reply: ReplyEntry) {
+    fn symlink(&self, request: &Request, op: op::Symlink<'_>, reply: ReplyEntry) {
+        match self.0.told_by(request) {
+            Some(told) => {
+                answer_entry(reply, stand_ins::create(&self.0, &told, request, op.name));
+            }
+            None => reply.error(Errno::EPERM),
+        }
+    }
+
+    fn mknod(&self, request: &Request, op: op::Mknod<'_>, reply: ReplyEntry) {
+        if let Some(told) = self.0.told_by(request) {
+            let made = stand_ins::create(&self.0, &told, request, op.name);
+            return answer_entry(reply, made);
+        }
         // Without `create` in the directory's operations: EACCES; without `mknod`: EPERM.
         let regular = fuse_session::FileKind::from_mode(op.mode) == fuse_session::FileKind::Regular;
         reply.error(if regular { Errno::EACCES } else { Errno::EPERM });
@@ -315,21 +384,31 @@ impl Filesystem for Served {
     }
 
     fn mkdir(&self, request: &Request, op: op::Mkdir<'_>, reply: ReplyEntry) {
+        let hand = self.0.hand_at(request, &[(request.nodeid, op.name)]);
         let made = self.0.mkdir(request, &op);
-        news::answer_after(reply, move |reply| answer_entry(reply, made));
+        news::answer_after(reply, move |reply| {
+            answer_entry(reply, made);
+            drop(hand);
+        });
     }
 
     fn unlink(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
-        self.0.remove(request, reply, |parent, caller| parent.unlink(caller, name.as_bytes()));
+        self.0
+            .remove(request, name, reply, |parent, caller| parent.unlink(caller, name.as_bytes()));
     }
 
     fn rmdir(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
-        self.0.remove(request, reply, |parent, caller| parent.rmdir(caller, name.as_bytes()));
+        self.0.remove(request, name, reply, |parent, caller| parent.rmdir(caller, name.as_bytes()));
     }
 
     fn rename(&self, request: &Request, op: op::Rename<'_>, reply: ReplyEmpty) {
+        let hand =
+            self.0.hand_at(request, &[(request.nodeid, op.name), (op.new_parent, op.new_name)]);
         let renamed = self.0.rename(request, &op);
-        news::answer_after(reply, move |reply| answer_empty(reply, renamed));
+        news::answer_after(reply, move |reply| {
+            answer_empty(reply, renamed);
+            drop(hand);
+        });
     }
 
     fn open(&self, request: &Request, op: op::Open, reply: ReplyOpen) {
@@ -369,10 +448,14 @@ impl Filesystem for Served {
     }
 
     fn readdir(&self, _: &Request, op: op::Read, reply: ReplyDirectory) {
-        let mut list = match self.0.list(&op) {
+        let Some(handle) = self.0.handles.dir(op.fh) else { return reply.error(Errno::EBADF) };
+        let mut list = match self.0.list(&handle, &op) {
             Ok(list) => list,
             Err(errno) => return reply.error(errno),
         };
+        // Before it is answered: then the kernel copies the entries to the client.
+        let was_listing = handle.set_listing(true);
+        let mut shown = Vec::new();
         let name_max = self.0.name_max() as usize;
         let mut buffer = DirBuffer::new(op.size);
         let mut cursor = op.offset;
@@ -391,14 +474,25 @@ impl Filesystem for Served {
                 if !buffer.push(entry.inode.ino(), entry.next, kind, name) {
                     break 'full;
                 }
+                shown.push(entry.inode.ino());
                 cursor = entry.next;
             }
         }
+        let is_end = shown.is_empty();
+        self.0.nodes.show(shown.into_iter());
         reply.entries(&buffer);
+        if is_end {
+            handle.set_listing(false);
+            if was_listing {
+                self.0.listed();
+            }
+        }
     }
 
     fn releasedir(&self, _: &Request, op: op::Release, reply: ReplyEmpty) {
-        self.0.handles.remove_dir(op.fh);
+        if self.0.handles.remove_dir(op.fh) {
+            self.0.listed();
+        }
         reply.ok();
     }
 

@@ -12,6 +12,7 @@ use kernfs::{Ack, Caller, FrontEndGuard, Tag, Tree};
 
 use crate::front::Front;
 use crate::fs::{Fs, Served};
+use crate::watchers::Watchers;
 
 /// A tree that is mounted at a directory; dropping it unmounts.
 ///
@@ -21,6 +22,8 @@ pub struct Mount {
     // Dropped in this order: the front end hears of nothing any more when the session ends.
     guard: Option<FrontEndGuard>,
     reaper: Option<Reaper>,
+    /// The thread that has watchers told.
+    news: Option<JoinHandle<()>>,
     /// `None` once unmounted.
     session: Option<Arc<Session>>,
     fs: Arc<Fs>,
@@ -89,6 +92,11 @@ impl Mount {
 
     fn close(&mut self) -> Result<(), MountError> {
         drop(self.guard.take());
+        if let Some(watchers) = &self.fs.watchers {
+            watchers.stop();
+        }
+        // Joined, so that it has no reference to the filesystem any more.
+        let _ = self.news.take().map(JoinHandle::join);
         // Joined, so that it has no reference to the session any more.
         let detached = self.reaper.take().is_some_and(Reaper::stop);
         let session = self.session.take().and_then(Arc::into_inner);
@@ -143,6 +151,7 @@ pub struct MountOptions {
     session: fuse_session::MountOptions,
     tag: Option<Tag>,
     uncached_names: bool,
+    inotify: bool,
 }
 
 /// The type of the mount is `fuse.kernfs`.
@@ -153,7 +162,7 @@ impl MountOptions {
     pub fn new() -> Self {
         let session =
             fuse_session::MountOptions::new(SUBTYPE).default_permissions().no_exec().recover();
-        Self { session, tag: None, uncached_names: false }
+        Self { session, tag: None, uncached_names: false, inotify: true }
     }
 
     /// Sets the source that `/proc/self/mounts` shows; `kernfs` at first.
@@ -189,6 +198,17 @@ impl MountOptions {
         self
     }
 
+    /// Leaves inotify to what clients do themselves.
+    ///
+    /// Otherwise a thread of this process makes system calls on the mount, so that the kernel tells
+    /// watchers what the owner does. They lock the directory that the event is about, as those of
+    /// clients who make directories do; who can list it could stand still in that very moment, on
+    /// purpose, and keep others out of it.
+    pub fn without_inotify(mut self) -> Self {
+        self.inotify = false;
+        self
+    }
+
     /// Starts a process that aborts the mount when this one is gone or stuck for so long.
     pub fn watchdog(mut self, patience: Duration) -> Self {
         self.session = self.session.watchdog(patience);
@@ -214,7 +234,8 @@ impl MountOptions {
             Some(tag) => tree.client_in(Caller::OWNER, tag),
             None => tree.client(Caller::OWNER),
         };
-        let fs = Arc::new(Fs::new(client, !self.uncached_names));
+        let watchers = self.inotify.then(|| Arc::new(Watchers::new()));
+        let fs = Arc::new(Fs::new(client, !self.uncached_names, watchers.clone()));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());
@@ -234,11 +255,13 @@ impl MountOptions {
         if recovered {
             tracing::warn!(path = %path.display(), "cleared away a dead mount of a former start");
         }
+        let news = watchers.and_then(|watchers| start(&watchers, &fs, &path));
         let mounted = Arc::new(mounted);
         let _ = session.set(Arc::downgrade(&mounted));
         Ok(Mount {
             guard: Some(guard),
             reaper: Some(reaper),
+            news,
             session: Some(mounted),
             fs,
             path,
@@ -251,6 +274,15 @@ impl Default for MountOptions {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Starts to tell watchers what the owner does.
+fn start(watchers: &Arc<Watchers>, fs: &Arc<Fs>, path: &Path) -> Option<JoinHandle<()>> {
+    let started = watchers.start(fs, path).inspect_err(|error| {
+        tracing::warn!(%error, path = %path.display(), "inotify will not tell what the owner does");
+        watchers.stop();
+    });
+    started.ok()
 }
 
 /// Why a tree could not be mounted or unmounted.
