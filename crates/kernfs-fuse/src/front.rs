@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fuse_session::{Completed, Completion, Errno, InvalRange, Signal, completion};
 use kernfs::{Ack, Change, Entry, FrontEnd, ROOT_INO, Severed};
 
 use crate::fs::Fs;
-use crate::news;
+use crate::news::{self, PATIENCE};
 use crate::nodes::Ended;
-use crate::watchers::{News, Place};
+use crate::watchers::{News, Place, Watchers};
 
 /// A mount's ear at the tree.
 pub(crate) struct Front {
     pub(crate) fs: Arc<Fs>,
+    /// `None` where inotify is left alone.
+    pub(crate) watchers: Option<Arc<Watchers>>,
     /// Runs when the tree has gone, to unmount.
     pub(crate) tree_gone: Box<dyn Fn(Arc<Ack>) + Send + Sync>,
 }
@@ -98,7 +100,7 @@ impl Front {
     /// Has mappings see the new contents; nobody waits, for what is dirty is written back first.
     fn notified(&self, ino: u64) {
         let Some(known) = self.fs.nodes.find_live(ino) else { return };
-        if let Some(watchers) = &self.fs.watchers {
+        if let Some(watchers) = &self.watchers {
             watchers.tell(News::Modified { inode: known.inode }, None);
         }
         if let Some(notifier) = self.fs.notifier()
@@ -122,7 +124,7 @@ impl Front {
     }
 
     fn tell_added(&self, entry: &Entry) {
-        let Some(watchers) = &self.fs.watchers else { return };
+        let Some(watchers) = &self.watchers else { return };
         let at = place(entry);
         // Nobody watches a directory that the kernel does not know.
         if self.fs.nodes.find_live(entry.parent).is_some() && !watchers.has_hand_at(&at) {
@@ -131,7 +133,7 @@ impl Front {
     }
 
     fn tell_removed(&self, top: &Entry, ended: &Ended, taken: Completed) {
-        let Some(watchers) = &self.fs.watchers else { return };
+        let Some(watchers) = &self.watchers else { return };
         let ids: Vec<_> = ended.ids.iter().map(|ended| ended.id).collect();
         if !ids.is_empty() {
             watchers.tell(News::Gone { ids }, Some(taken));
@@ -143,7 +145,7 @@ impl Front {
     }
 
     fn tell_renamed(&self, from: &Entry, to: &Entry, after: Option<Completed>) {
-        let Some(watchers) = &self.fs.watchers else { return };
+        let Some(watchers) = &self.watchers else { return };
         let (old, new) = (place(from), place(to));
         if watchers.has_hand_at(&old) {
             return;
@@ -209,9 +211,6 @@ fn held(ack: &Arc<Ack>) -> impl FnOnce(Result<(), Errno>) + Send + 'static {
     let ack = Arc::clone(ack);
     move |_| drop(ack)
 }
-
-/// Longer than any scheduling delay; a bound in case the connection is stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Keeps one message to a page.
 const PRUNED_AT_ONCE: usize = 500;

@@ -99,9 +99,11 @@
 
 mod mount;
 
-mod fs;
+mod requests;
 
 mod contents;
+
+mod stand_ins;
 
 mod front;
 
@@ -109,7 +111,7 @@ mod watchers;
 
 mod herald;
 
-mod stand_ins;
+mod fs;
 
 mod news;
 

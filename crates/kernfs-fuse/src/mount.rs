@@ -11,7 +11,8 @@ use fuse_session::{Session, UnmountError};
 use kernfs::{Ack, Caller, FrontEndGuard, Tag, Tree};
 
 use crate::front::Front;
-use crate::fs::{Fs, Served};
+use crate::fs::Fs;
+use crate::requests::Requests;
 use crate::watchers::Watchers;
 
 /// A tree that is mounted at a directory; dropping it unmounts.
@@ -22,8 +23,7 @@ pub struct Mount {
     // Dropped in this order: the front end hears of nothing any more when the session ends.
     guard: Option<FrontEndGuard>,
     reaper: Option<Reaper>,
-    /// The thread that has watchers told.
-    news: Option<JoinHandle<()>>,
+    news: Option<Teller>,
     /// `None` once unmounted.
     session: Option<Arc<Session>>,
     fs: Arc<Fs>,
@@ -92,12 +92,8 @@ impl Mount {
 
     fn close(&mut self) -> Result<(), MountError> {
         drop(self.guard.take());
-        if let Some(watchers) = &self.fs.watchers {
-            watchers.stop();
-        }
-        // Joined, so that it has no reference to the filesystem any more.
-        let _ = self.news.take().map(JoinHandle::join);
-        // Joined, so that it has no reference to the session any more.
+        // Joined, so that they have no reference to session and filesystem any more.
+        drop(self.news.take());
         let detached = self.reaper.take().is_some_and(Reaper::stop);
         let session = self.session.take().and_then(Arc::into_inner);
         match session.map_or(Ok(()), Session::unmount) {
@@ -235,27 +231,29 @@ impl MountOptions {
             None => tree.client(Caller::OWNER),
         };
         let watchers = self.inotify.then(|| Arc::new(Watchers::new()));
-        let fs = Arc::new(Fs::new(client, !self.uncached_names, watchers.clone()));
+        let fs = Arc::new(Fs::new(client, !self.uncached_names));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());
         let front = Front {
             fs: Arc::clone(&fs),
+            watchers: watchers.clone(),
             tree_gone: Box::new(move |ack| {
                 let orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
                 // Without a reaper the mount is going anyway.
                 let _ = orders.send(Order::Detach(ack));
             }),
         };
+        let requests = Requests { fs: Arc::clone(&fs), watchers: watchers.clone() };
         // Before the kernel can know anything that it would have to be told of.
         let guard = tree.register(Arc::new(front));
-        let mounted = Session::mount(Served(Arc::clone(&fs)), dir, &self.session)?;
+        let mounted = Session::mount(requests, dir, &self.session)?;
         let path = mounted.path().to_owned();
         let recovered = mounted.recovered();
         if recovered {
             tracing::warn!(path = %path.display(), "cleared away a dead mount of a former start");
         }
-        let news = watchers.and_then(|watchers| start(&watchers, &fs, &path));
+        let news = watchers.and_then(|watchers| Teller::start(&watchers, &fs, &path));
         let mounted = Arc::new(mounted);
         let _ = session.set(Arc::downgrade(&mounted));
         Ok(Mount {
@@ -274,15 +272,6 @@ impl Default for MountOptions {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Starts to tell watchers what the owner does.
-fn start(watchers: &Arc<Watchers>, fs: &Arc<Fs>, path: &Path) -> Option<JoinHandle<()>> {
-    let started = watchers.start(fs, path).inspect_err(|error| {
-        tracing::warn!(%error, path = %path.display(), "inotify will not tell what the owner does");
-        watchers.stop();
-    });
-    started.ok()
 }
 
 /// Why a tree could not be mounted or unmounted.
@@ -350,5 +339,31 @@ fn reap(orders: &Receiver<Order>, session: &OnceLock<Weak<Session>>) -> bool {
 impl Drop for Reaper {
     fn drop(&mut self) {
         self.join();
+    }
+}
+
+/// A thread that has watchers told what the owner does.
+struct Teller {
+    watchers: Arc<Watchers>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Teller {
+    fn start(watchers: &Arc<Watchers>, fs: &Arc<Fs>, path: &Path) -> Option<Self> {
+        let started = watchers.start(fs, path).inspect_err(|error| {
+            tracing::warn!(%error, path = %path.display(),
+                "inotify will not tell what the owner does");
+            watchers.stop();
+        });
+        Some(Self { watchers: Arc::clone(watchers), thread: Some(started.ok()?) })
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.watchers.stop();
+        // A panic in it was told of when it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
