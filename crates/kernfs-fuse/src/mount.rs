@@ -11,9 +11,7 @@ use fuse_session::{Session, UnmountError};
 use kernfs::{Ack, Caller, FrontEndGuard, Tag, Tree};
 
 use crate::front::Front;
-use crate::fs::Fs;
-use crate::requests::Requests;
-use crate::watchers::Watchers;
+use crate::fs::{Fs, Served};
 
 /// A tree that is mounted at a directory; dropping it unmounts.
 ///
@@ -23,7 +21,6 @@ pub struct Mount {
     // Dropped in this order: the front end hears of nothing any more when the session ends.
     guard: Option<FrontEndGuard>,
     reaper: Option<Reaper>,
-    news: Option<Teller>,
     /// `None` once unmounted.
     session: Option<Arc<Session>>,
     fs: Arc<Fs>,
@@ -92,8 +89,7 @@ impl Mount {
 
     fn close(&mut self) -> Result<(), MountError> {
         drop(self.guard.take());
-        // Joined, so that they have no reference to session and filesystem any more.
-        drop(self.news.take());
+        // Joined, so that it has no reference to the session any more.
         let detached = self.reaper.take().is_some_and(Reaper::stop);
         let session = self.session.take().and_then(Arc::into_inner);
         match session.map_or(Ok(()), Session::unmount) {
@@ -147,7 +143,6 @@ pub struct MountOptions {
     session: fuse_session::MountOptions,
     tag: Option<Tag>,
     uncached_names: bool,
-    inotify: bool,
 }
 
 /// The type of the mount is `fuse.kernfs`.
@@ -158,7 +153,7 @@ impl MountOptions {
     pub fn new() -> Self {
         let session =
             fuse_session::MountOptions::new(SUBTYPE).default_permissions().no_exec().recover();
-        Self { session, tag: None, uncached_names: false, inotify: true }
+        Self { session, tag: None, uncached_names: false }
     }
 
     /// Sets the source that `/proc/self/mounts` shows; `kernfs` at first.
@@ -194,17 +189,6 @@ impl MountOptions {
         self
     }
 
-    /// Leaves inotify to what clients do themselves.
-    ///
-    /// Otherwise a thread of this process makes system calls on the mount, so that the kernel tells
-    /// watchers what the owner does. They lock the directory that the event is about, as those of
-    /// clients who make directories do; who can list it could stand still in that very moment, on
-    /// purpose, and keep others out of it.
-    pub fn without_inotify(mut self) -> Self {
-        self.inotify = false;
-        self
-    }
-
     /// Starts a process that aborts the mount when this one is gone or stuck for so long.
     pub fn watchdog(mut self, patience: Duration) -> Self {
         self.session = self.session.watchdog(patience);
@@ -230,36 +214,31 @@ impl MountOptions {
             Some(tag) => tree.client_in(Caller::OWNER, tag),
             None => tree.client(Caller::OWNER),
         };
-        let watchers = self.inotify.then(|| Arc::new(Watchers::new()));
         let fs = Arc::new(Fs::new(client, !self.uncached_names));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());
         let front = Front {
             fs: Arc::clone(&fs),
-            watchers: watchers.clone(),
             tree_gone: Box::new(move |ack| {
                 let orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
                 // Without a reaper the mount is going anyway.
                 let _ = orders.send(Order::Detach(ack));
             }),
         };
-        let requests = Requests { fs: Arc::clone(&fs), watchers: watchers.clone() };
         // Before the kernel can know anything that it would have to be told of.
         let guard = tree.register(Arc::new(front));
-        let mounted = Session::mount(requests, dir, &self.session)?;
+        let mounted = Session::mount(Served(Arc::clone(&fs)), dir, &self.session)?;
         let path = mounted.path().to_owned();
         let recovered = mounted.recovered();
         if recovered {
             tracing::warn!(path = %path.display(), "cleared away a dead mount of a former start");
         }
-        let news = watchers.and_then(|watchers| Teller::start(&watchers, &fs, &path));
         let mounted = Arc::new(mounted);
         let _ = session.set(Arc::downgrade(&mounted));
         Ok(Mount {
             guard: Some(guard),
             reaper: Some(reaper),
-            news,
             session: Some(mounted),
             fs,
             path,
@@ -339,31 +318,5 @@ fn reap(orders: &Receiver<Order>, session: &OnceLock<Weak<Session>>) -> bool {
 impl Drop for Reaper {
     fn drop(&mut self) {
         self.join();
-    }
-}
-
-/// A thread that has watchers told what the owner does.
-struct Teller {
-    watchers: Arc<Watchers>,
-    /// `None` once joined.
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Teller {
-    fn start(watchers: &Arc<Watchers>, fs: &Arc<Fs>, path: &Path) -> Option<Self> {
-        let started = watchers.start(fs, path).inspect_err(|error| {
-            tracing::warn!(%error, path = %path.display(),
-                "inotify will not tell what the owner does");
-            watchers.stop();
-        });
-        Some(Self { watchers: Arc::clone(watchers), thread: Some(started.ok()?) })
-    }
-}
-
-impl Drop for Teller {
-    fn drop(&mut self) {
-        self.watchers.stop();
-        // A panic in it was told of when it happened.
-        let _ = self.thread.take().map(JoinHandle::join);
     }
 }

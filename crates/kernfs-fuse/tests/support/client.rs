@@ -160,7 +160,6 @@ struct State {
     epolls: HashMap<String, OwnedFd>,
     maps: HashMap<String, sys::Map>,
     mounts: Vec<(Tree, Mount)>,
-    knobs: Vec<kernfs::Notifier>,
 }
 
 impl State {
@@ -256,9 +255,7 @@ impl State {
             }
             ["mount", kind, dir] => {
                 let tree = Tree::new();
-                let knob = tree.root().add_file("knob", KernfsMode::RW, Knob::new("text")).unwrap();
-                self.knobs.push(knob.notifier());
-                knob.keep();
+                tree.root().add_file("knob", KernfsMode::RW, Knob::new("text")).unwrap().keep();
                 tree.root().add_file("events", KernfsMode::RO, Events::default()).unwrap().keep();
                 let mut options = MountOptions::new();
                 if kind == "other" {
@@ -266,10 +263,6 @@ impl State {
                 }
                 let mount = options.mount(&tree, dir).expect("mounts");
                 self.mounts.push((tree, mount));
-                Ok(String::new())
-            }
-            ["notify", "knob"] => {
-                self.knobs.iter().for_each(kernfs::Notifier::notify);
                 Ok(String::new())
             }
             ["tid"] => Ok(sys::tid().to_string()),
