@@ -1,7 +1,9 @@
 //! `kernfs demo`: a tree is taken away from all who hold it, and the promise is held to account.
 
 // In the order in which to read them.
-pub(crate) mod source;
+pub(crate) mod command;
+
+mod source;
 
 mod moment;
 
@@ -25,11 +27,11 @@ mod asleep;
 
 mod holder;
 
-pub(crate) mod reach;
+mod reach;
 
 mod promise;
 
-pub(crate) mod report;
+mod report;
 
 mod table;
 
@@ -54,6 +56,7 @@ use self::role::{Phase, Role};
 use self::source::Source;
 use crate::belongings::Belongings;
 use crate::watchdog::Stage;
+use crate::wrong_usage::WrongUsage;
 
 /// What to demonstrate.
 #[derive(Clone, Debug)]
@@ -78,12 +81,12 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// [`WrongInput`](source::WrongInput) or [`WrongMount`](reach::WrongMount); or the demo could not
+/// [`WrongUsage`] if the directories cannot be used; or the demo could not
 /// be finished. That the promise did not hold is no error but in the report.
 pub(crate) fn run(options: &Options, belongings: &Belongings, stage: &Stage) -> Result<Report> {
     stage.enter("reading the directory");
     let source = match &options.from {
-        Some(dir) => Source::read(dir)?,
+        Some(dir) => Source::read(dir).map_err(WrongUsage::from_error)?,
         None => Source::default_input(),
     };
     let (copied, root) = (source.summary(), source.root.clone());

@@ -5,6 +5,10 @@
 // In the order in which to read them.
 mod demo;
 
+mod wrong_usage;
+
+mod terminal;
+
 mod belongings;
 
 mod sweep;
@@ -15,23 +19,16 @@ mod signals;
 
 mod printable;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Error, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::belongings::Belongings;
-use crate::demo::Options;
+use crate::demo::command::DemoArgs;
 use crate::demo::process::HolderArgs;
-use crate::demo::reach::{Wanted, WrongMount};
-use crate::demo::report::Report;
-use crate::demo::source::WrongInput;
-use crate::signals::{Patience, Stopped};
+use crate::signals::Stopped;
 use crate::sweep::SweepArgs;
+use crate::wrong_usage::WrongUsage;
 
 /// Serves trees of files, and takes them back while others hold them.
 #[derive(Debug, Parser)]
@@ -50,86 +47,6 @@ enum Command {
     Sweep(SweepArgs),
 }
 
-/// Takes a live copy of a directory away from all who hold it.
-///
-/// Mounts a copy of a real directory, with an event file and a mappable file beside it, for
-/// processes that read, sleep and list. Severs all of it while they hold on, and shows what each
-/// of them got, when, what the owner got back, and whether the promise held. Where nothing can be
-/// mounted, the holders are threads of the one process.
-#[derive(Args, Debug)]
-#[command(after_long_help = AFTER_HELP)]
-struct DemoArgs {
-    /// The directory to copy; it is only read [default: a part of /sys that can be read, else
-    /// /proc/sys, else the program's own source]
-    #[arg(long, value_name = "DIR")]
-    from: Option<PathBuf>,
-
-    /// The directory to mount on [default: a new one, which only this user can enter]
-    #[arg(long, value_name = "DIR", conflicts_with = "in_process")]
-    mount: Option<PathBuf>,
-
-    /// Mount nothing, and start no processes
-    #[arg(long)]
-    in_process: bool,
-
-    /// Print one JSON object instead of tables
-    #[arg(long)]
-    json: bool,
-
-    /// Stop when everybody holds, until a signal comes; for tests of what signals do
-    #[arg(long, hide = true)]
-    pause: bool,
-}
-
-const AFTER_HELP: &str = "\
-Examples:
-  kernfs demo
-  kernfs demo --from /sys/class --mount /mnt
-  kernfs demo --json | jq '.promise[] | select(.held | not)'
-
-Output:
-  The first lines say what was copied, and how the holders reach it: through a
-  mount, or in process, and why.
-  The first table has a line for each holder: its process if it has one of its
-  own, what it held, what it was to get, what it got, and how long after the
-  call of `sever` began. Events are those of poll(2), rd+wr+ex the three sets
-  of select(2). `9 B, ENODEV` are 9 bytes that had been rendered before, and
-  then the error; `end, ENOENT` is the end of a listing, and what looking up a
-  child gives. Who comes too late tries the path when the removal has returned.
-
-JSON:
-  version   1; goes up when a field is taken away or changes its meaning
-  kept      whether every point of the promise held
-  source    from, files, dirs, links, bytes; skipped: how many entries, by
-            reason; stopped: why reading ended early, or null
-  reach     mode (`mount` or `in-process`), why; mounted_on (or null);
-            recovered: whether a dead mount was cleared away there
-  holders   who, pid (or null), holds, expected, got (null: nothing),
-            as_expected, after_micros
-  owner     drivers, drivers_back; opens, releases, frees,
-            frees_before_close; sever_micros, remove_micros, driver_micros
-            (when the driver left that was inside); stuck_on: what the
-            removal waited for (operation, name, pid)
-  promise   point (1 to 6), says, held, seen
-  Names are escaped where they could steer a terminal.
-
-Signals:
-  SIGINT and SIGTERM end the holders and unmount; a second one kills at once.
-  Whatever way it ends, holders end too, and nothing is left in a directory of
-  its own. A dead mount on the directory of --mount is cleared away when that
-  is used again.
-
-Exit status:
-  0    every point of the promise held
-  1    some point did not hold, or the demo could not be finished
-  2    wrong usage, or a directory that cannot be served or mounted on
-  130  stopped by SIGINT
-  143  stopped by SIGTERM
-";
-
-/// How long a demo may take; usually it takes less than a second.
-const DEADLINE: Duration = Duration::from_secs(40);
-
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
@@ -140,14 +57,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// The exit status when something else is wrong than what was asked for.
 const FAILED: u8 = 1;
+/// The exit status when what was asked for cannot be.
 const USAGE: u8 = 2;
 
 fn failure(error: &Error) -> ExitCode {
     if let Some(stopped) = error.downcast_ref::<Stopped>() {
         return ExitCode::from(stopped.exit_status());
     }
-    let usage = error.is::<WrongInput>() || error.is::<WrongMount>();
+    let usage = error.is::<WrongUsage>();
     ExitCode::from(if usage { USAGE } else { FAILED })
 }
 
@@ -158,68 +77,6 @@ impl Cli {
             Command::Holder(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Sweep(args) => args.run().map(|()| ExitCode::SUCCESS),
         }
-    }
-}
-
-impl DemoArgs {
-    fn run(self) -> Result<ExitCode> {
-        let Self { from, mount, in_process, json, pause } = self;
-        let wanted = match mount {
-            Some(dir) => Wanted::MountOn(dir),
-            None if in_process => Wanted::InProcess,
-            None => Wanted::MountIfPossible,
-        };
-        let options = Options { from, wanted, pause };
-        let report = demonstrate(options)?;
-        print(&if json { report.to_json()? } else { report.to_tables(width_of_stdout()) })?;
-        Ok(exit_code(&report))
-    }
-}
-
-/// Runs the demo, and clears away what belongs to it, however it ended.
-fn demonstrate(options: Options) -> Result<Report> {
-    let (belongings, patience) = (Arc::new(Belongings::default()), Patience::default());
-    let report = {
-        let belongings = Arc::clone(&belongings);
-        watchdog::within(
-            DEADLINE,
-            |stop| patience.listen(stop),
-            move |stage| demo::run(&options, &belongings, stage),
-        )
-    };
-    let cleared = belongings.clear();
-    patience.end();
-    match (report, cleared) {
-        (Ok(report), Ok(())) => Ok(report),
-        (Ok(_), Err(error)) => Err(error),
-        (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(left)) => {
-            eprintln!("kernfs: {left:#}");
-            Err(error)
-        }
-    }
-}
-
-fn exit_code(report: &Report) -> ExitCode {
-    if report.kept { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
-}
-
-/// Returns the width of the terminal in columns; that of most, if stdout is none.
-fn width_of_stdout() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
-    size.map_or(0, |size| size.ws_col.into()).max(NARROWEST)
-}
-
-/// The tables are laid out for terminals of this width at least.
-const NARROWEST: usize = 80;
-
-/// Prints to stdout, in colour only if that is a terminal which wants it.
-fn print(text: &str) -> Result<()> {
-    let mut out = anstream::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => Ok(printed?),
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use crate::belongings::Belongings;
 use crate::demo::role::{Place, Role};
 use crate::printable::printable;
+use crate::wrong_usage::WrongUsage;
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -48,13 +49,7 @@ pub(crate) enum Mode {
     InProcess,
 }
 
-/// A directory that cannot be mounted on: what, where, and what was expected.
-#[derive(Debug, thiserror::Error)]
-#[error("{why}; expected {EXPECTED}")]
-pub(crate) struct WrongMount {
-    why: String,
-}
-
+/// What a directory to be mounted on has to be.
 const EXPECTED: &str = "an existing directory apart from the one that is copied, with nothing \
                         mounted on it, and a /dev/fuse that can be used";
 
@@ -66,7 +61,7 @@ impl Reach {
     ///
     /// # Errors
     ///
-    /// [`WrongMount`] if the directory that was asked for cannot be mounted on.
+    /// [`WrongUsage`] if the directory that was asked for cannot be mounted on.
     pub(crate) fn open(
         tree: &Tree,
         wanted: &Wanted,
@@ -78,7 +73,7 @@ impl Reach {
             Wanted::MountOn(dir) => {
                 check_apart(dir, copied)?;
                 let recovered = mount(tree, dir, belongings)
-                    .map_err(|error| WrongMount { why: printable(error.to_string()) })?;
+                    .map_err(|error| wrong(&printable(error.to_string())))?;
                 Ok(Self {
                     mode: Mode::Mount,
                     why: "--mount was given".into(),
@@ -138,15 +133,19 @@ fn mount(tree: &Tree, dir: &Path, belongings: &Belongings) -> Result<bool> {
 }
 
 /// Makes sure that the copied files are not hidden by the mount that reads them.
-fn check_apart(dir: &Path, copied: Option<&Path>) -> Result<(), WrongMount> {
+fn check_apart(dir: &Path, copied: Option<&Path>) -> Result<(), WrongUsage> {
     let (Some(copied), Ok(dir)) = (copied, fs::canonicalize(dir)) else {
         return Ok(());
     };
     if dir.starts_with(copied) || copied.starts_with(&dir) {
         let (dir, copied) = (printable(dir), printable(copied));
-        return Err(WrongMount { why: format!("cannot mount at {dir}: {copied} is copied") });
+        return Err(wrong(&format!("cannot mount at {dir}: {copied} is copied")));
     }
     Ok(())
+}
+
+fn wrong(why: &str) -> WrongUsage {
+    WrongUsage::from_error(format!("{why}; expected {EXPECTED}"))
 }
 
 #[cfg(test)]
