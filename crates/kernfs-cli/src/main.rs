@@ -5,6 +5,9 @@
 // In the order in which to read them.
 mod demo;
 
+#[allow(dead_code, reason = "used by what comes next")]
+mod client;
+
 mod wrong_usage;
 
 mod terminal;
