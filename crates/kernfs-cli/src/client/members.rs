@@ -1,13 +1,15 @@
 //! The processes of a client: its process group, and who has left that.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::whereabouts::{self, Whereabouts};
 
@@ -27,6 +29,8 @@ pub(crate) struct Members {
     group: Pid,
     /// As it stands in an environment.
     mark: Vec<u8>,
+    /// Those that were killed: who ends loses its environment before its files.
+    dying: Vec<(u32, Arc<OwnedFd>)>,
 }
 
 /// How long it is looked where they are: what /proc tells of a process may have to wait for it.
@@ -34,28 +38,40 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 impl Members {
     pub(crate) fn new(group: Pid, mark: &str) -> Self {
-        Self { group, mark: format!("{MARK}={mark}").into_bytes() }
+        Self { group, mark: format!("{MARK}={mark}").into_bytes(), dying: Vec::new() }
     }
 
     /// Kills all; returns those that have not ended yet.
     ///
     /// Who has ended and was not waited for counts as gone.
-    pub(crate) fn kill(&self) -> Vec<u32> {
+    pub(crate) fn kill(&mut self) -> Vec<u32> {
         // Fails if they are gone.
         let _ = kill_process_group(self.group, Signal::KILL);
+        // Before it is looked anew: who has ended since may have had children meanwhile.
+        self.dying.retain(|(_, pidfd)| !has_ended(pidfd));
         let this = self.clone();
-        let left: Vec<u32> = within_limit(move |say| {
+        let found = within_limit(move |say| {
             for pid in this.pids() {
                 // Nobody hears who is told too late.
                 let _ = say.send(pid);
             }
         });
-        for &pid in &left {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+        for pid in found {
+            self.kill_one(pid);
         }
-        left
+        self.dying.iter().map(|&(pid, _)| pid).collect()
+    }
+
+    fn kill_one(&mut self, pid: u32) {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let Some(Ok(pidfd)) = number.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+            return;
+        };
+        // Looked at once more, for now its number cannot become somebody else's.
+        let is_new = self.dying.iter().all(|&(dying, _)| dying != pid);
+        if is_new && self.has(pid) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+            self.dying.push((pid, Arc::new(pidfd)));
+        }
     }
 
     /// Returns where the threads of all are.
@@ -95,6 +111,11 @@ impl Members {
             environ.split(|&byte| byte == 0).any(|variable| variable == self.mark)
         }
     }
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Collects what is said on a thread, which is left behind if it takes too long.
