@@ -32,9 +32,13 @@ pub(crate) fn open(
     let file = known.inode.open(&caller, convert::open_flags(flags)).map_err(convert::errno)?;
     let notifier = fs.notifier().ok_or(Errno::EIO)?.clone();
     // What was opened through an old descriptor shares the page cache with old mappings.
-    let is_cached = !known.pages.have_ended() && can_be_mapped(&file, &known.inode);
-    // A closing descriptor has nothing to tell.
-    let mut open = OpenFlags::NOFLUSH;
+    let is_cached =
+        !fs.is_tapped && !known.pages.have_ended() && can_be_mapped(&file, &known.inode);
+    let mut open = OpenFlags::empty();
+    // A closing descriptor has nothing to tell, but to who taps.
+    if !fs.is_tapped {
+        open |= OpenFlags::NOFLUSH;
+    }
     if !is_cached {
         open |= OpenFlags::DIRECT_IO;
     }

@@ -26,6 +26,8 @@ pub(crate) struct Fs {
     notifier: OnceLock<Notifier>,
     client: Client,
     caches_names: bool,
+    /// Whether somebody wants to see all that clients do, so that nothing is cached.
+    pub(crate) is_tapped: bool,
     /// The minor version of the ABI that was agreed on; 0 before.
     minor: OnceLock<u32>,
 }
@@ -48,9 +50,10 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
 impl Fs {
-    pub(crate) fn new(client: Client, caches_names: bool) -> Self {
+    pub(crate) fn new(client: Client, caches_names: bool, is_tapped: bool) -> Self {
         Self {
-            caches_names,
+            caches_names: caches_names && !is_tapped,
+            is_tapped,
             nodes: Nodes::new(client.root()),
             client,
             handles: Handles::new(),
@@ -90,6 +93,13 @@ impl Fs {
         if self.caches_names() { KEPT } else { Duration::ZERO }
     }
 
+    /// Returns how long attributes may be kept.
+    ///
+    /// Not those of a link: its size is that of its text, which changes with its target's path.
+    fn attr_ttl(&self, inode: &Inode) -> Duration {
+        if self.is_tapped || inode.kind() == NodeKind::Link { Duration::ZERO } else { KEPT }
+    }
+
     /// Counts a lookup and describes its node.
     fn entry(&self, inode: &Inode) -> fuse_session::Entry {
         let (nodeid, kept) = self.nodes.look_up(inode);
@@ -97,7 +107,7 @@ impl Fs {
             nodeid,
             generation: 0,
             entry_ttl: self.entry_ttl(),
-            attr_ttl: if kept { attr_ttl(inode) } else { Duration::ZERO },
+            attr_ttl: if kept { self.attr_ttl(inode) } else { Duration::ZERO },
             attr: convert::attr(&inode.attr()),
         }
     }
@@ -105,7 +115,7 @@ impl Fs {
     fn tell_attr(&self, id: u64, reply: ReplyAttr) {
         match self.nodes.find_to_tell(id) {
             Some((inode, kept)) => {
-                let ttl = if kept { attr_ttl(&inode) } else { Duration::ZERO };
+                let ttl = if kept { self.attr_ttl(&inode) } else { Duration::ZERO };
                 reply.attr(ttl, &convert::attr(&inode.attr()));
             }
             None => reply.error(Errno::ESTALE),
@@ -470,13 +480,6 @@ impl Filesystem for Served {
             Err(errno) => reply.error(errno),
         }
     }
-}
-
-/// Returns how long attributes may be kept.
-///
-/// Not those of a link: its size is that of its text, which changes with its target's path.
-fn attr_ttl(inode: &Inode) -> Duration {
-    if inode.kind() == NodeKind::Link { Duration::ZERO } else { KEPT }
 }
 
 fn answer_entry(reply: ReplyEntry, done: Result<fuse_session::Entry, Errno>) {

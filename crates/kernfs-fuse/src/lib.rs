@@ -80,6 +80,8 @@
 
 mod mount;
 
+mod tap;
+
 mod fs;
 
 mod contents;
@@ -101,3 +103,4 @@ mod caller;
 mod convert;
 
 pub use mount::{Mount, MountError, MountOptions, Stats};
+pub use tap::{Call, CallKind, Course, Tap};

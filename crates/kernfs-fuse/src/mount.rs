@@ -12,6 +12,7 @@ use kernfs::{Ack, Caller, FrontEndGuard, Tag, Tree};
 
 use crate::front::Front;
 use crate::fs::{Fs, Served};
+use crate::tap::{SharedTap, Tap, Tapped};
 
 /// A tree that is mounted at a directory; dropping it unmounts.
 ///
@@ -143,6 +144,7 @@ pub struct MountOptions {
     session: fuse_session::MountOptions,
     tag: Option<Tag>,
     uncached_names: bool,
+    tap: Option<SharedTap>,
 }
 
 /// The type of the mount is `fuse.kernfs`.
@@ -153,7 +155,7 @@ impl MountOptions {
     pub fn new() -> Self {
         let session =
             fuse_session::MountOptions::new(SUBTYPE).default_permissions().no_exec().recover();
-        Self { session, tag: None, uncached_names: false }
+        Self { session, tag: None, uncached_names: false, tap: None }
     }
 
     /// Sets the source that `/proc/self/mounts` shows; `kernfs` at first.
@@ -189,6 +191,14 @@ impl MountOptions {
         self
     }
 
+    /// Has somebody asked before each call of a client is carried out, to look for bugs of clients.
+    ///
+    /// The kernel then caches nothing, and files cannot be mapped shared.
+    pub fn tap(mut self, tap: Arc<dyn Tap>) -> Self {
+        self.tap = Some(SharedTap(tap));
+        self
+    }
+
     /// Starts a process that aborts the mount when this one is gone or stuck for so long.
     pub fn watchdog(mut self, patience: Duration) -> Self {
         self.session = self.session.watchdog(patience);
@@ -214,7 +224,7 @@ impl MountOptions {
             Some(tag) => tree.client_in(Caller::OWNER, tag),
             None => tree.client(Caller::OWNER),
         };
-        let fs = Arc::new(Fs::new(client, !self.uncached_names));
+        let fs = Arc::new(Fs::new(client, !self.uncached_names, self.tap.is_some()));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());
@@ -228,7 +238,14 @@ impl MountOptions {
         };
         // Before the kernel can know anything that it would have to be told of.
         let guard = tree.register(Arc::new(front));
-        let mounted = Session::mount(Served(Arc::clone(&fs)), dir, &self.session)?;
+        let served = Served(Arc::clone(&fs));
+        let mounted = match self.tap.clone() {
+            None => Session::mount(served, dir, &self.session)?,
+            Some(tap) => {
+                let tapped = Tapped { served, fs: Arc::clone(&fs), tap };
+                Session::mount(tapped, dir, &self.session)?
+            }
+        };
         let path = mounted.path().to_owned();
         let recovered = mounted.recovered();
         if recovered {
