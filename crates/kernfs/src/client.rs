@@ -162,8 +162,13 @@ impl Client {
             if links > MAX_LINKS {
                 return Err(Errno::ELOOP);
             }
-            // The text is relative to where the link is, which is where the walk goes on.
-            parts.extend(split_path(&next.readlink()?).map(<[u8]>::to_vec).rev());
+            // The text is relative to where the link is, which is where the walk goes on; or to the
+            // root, as in a tree that is a whole filesystem.
+            let text = next.readlink()?;
+            if text.starts_with(b"/") {
+                at = self.root();
+            }
+            parts.extend(split_path(&text).map(<[u8]>::to_vec).rev());
         }
         Ok(at)
     }
@@ -272,6 +277,7 @@ impl Inode {
         };
         let size = match node.inner() {
             Inner::Link(_) => self.readlink().map_or(0, |text| text.len() as u64),
+            Inner::Symlink(text) => text.len() as u64,
             _ => node.size(),
         };
         let meta = node.meta.lock();
@@ -367,15 +373,18 @@ impl Inode {
         self.node.meta.lock().xattrs_mut().remove(name)
     }
 
-    /// Returns the text of a link, which leads from the link's directory to its target.
+    /// Returns the text of a link, which leads from the link's directory to its target, or is the
+    /// one that a [symlink](crate::Dir::add_symlink) was made with.
     ///
     /// # Errors
     ///
     /// EINVAL: not a link, or one to its own directory. ENOENT: the target is not in the tree.
     /// ENAMETOOLONG: the text would exceed PATH_MAX.
     pub fn readlink(&self) -> Result<Vec<u8>, Errno> {
-        let Inner::Link(target) = self.node.inner() else {
-            return Err(Errno::EINVAL);
+        let target = match self.node.inner() {
+            Inner::Link(target) => target,
+            Inner::Symlink(text) => return Ok(text.to_vec()),
+            _ => return Err(Errno::EINVAL),
         };
         let (link, target) = self.tree.locked(|| (self.node.names(), target.names()));
         if !Arc::ptr_eq(&link.0, &target.0) {

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::client::PATH_MAX;
 use crate::drain::Draining;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::drain::NotDrained;
@@ -65,6 +66,36 @@ impl Dir {
         let meta = self.owner.tree().realm.meta(Mode::new(0o777), uid, gid);
         let link = Inner::Link(Arc::clone(node));
         let owner = self.owner.add(name.as_ref(), tag, meta, link)?;
+        Ok(Link { owner })
+    }
+
+    /// Adds a symbolic link of fixed text, which may lead anywhere or nowhere (symlink(2)).
+    ///
+    /// What leads to a node of the tree is better a [link](Self::add_link), which follows renames.
+    /// In process, an absolute text is taken from the root of the tree.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add_file`](Self::add_file); also ENOENT: the text is empty. EINVAL: it has a NUL.
+    /// ENAMETOOLONG: it exceeds [`PATH_MAX`](crate::PATH_MAX).
+    pub fn add_symlink(
+        &self,
+        name: impl AsRef<[u8]>,
+        text: impl AsRef<[u8]>,
+    ) -> Result<Link, Errno> {
+        let text = text.as_ref();
+        if text.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if text.contains(&0) {
+            return Err(Errno::EINVAL);
+        }
+        if text.len() >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let gid = self.owner.group_of_new();
+        let meta = self.owner.tree().realm.meta(Mode::new(0o777), 0, gid);
+        let owner = self.owner.add(name.as_ref(), None, meta, Inner::Symlink(text.into()))?;
         Ok(Link { owner })
     }
 

@@ -61,6 +61,8 @@ pub(crate) enum Inner {
     File(FileNode),
     /// The target; pinned, but not kept from being severed.
     Link(Arc<Node>),
+    /// A link of fixed text, which leads wherever that leads.
+    Symlink(Box<[u8]>),
 }
 
 impl Node {
@@ -82,7 +84,7 @@ impl Node {
         match self.inner {
             Inner::Dir(_) => NodeKind::Dir,
             Inner::File(_) => NodeKind::File,
-            Inner::Link(_) => NodeKind::Link,
+            Inner::Link(_) | Inner::Symlink(_) => NodeKind::Link,
         }
     }
 
@@ -106,7 +108,7 @@ impl Node {
         match &self.inner {
             Inner::File(file) => Ok(file),
             Inner::Dir(_) => Err(Errno::EISDIR),
-            Inner::Link(_) => Err(Errno::ELOOP),
+            Inner::Link(_) | Inner::Symlink(_) => Err(Errno::ELOOP),
         }
     }
 

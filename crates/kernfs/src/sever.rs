@@ -49,7 +49,7 @@ pub(crate) fn remove(tree: &Arc<Shared>, top: &Arc<Node>) -> Removal {
                     drain.note_busy(Arc::downgrade(&busy));
                 }
             }
-            Inner::Link(_) => {}
+            Inner::Link(_) | Inner::Symlink(_) => {}
         }
     }
     close_all(&opens, &drain, &token);

@@ -125,6 +125,36 @@ fn a_link_outlives_its_target_and_leads_nowhere() {
 }
 
 #[test]
+fn a_symlink_says_what_it_was_made_with_and_leads_anywhere() {
+    let tree = Tree::new();
+    let client = tree.client(Caller::OWNER);
+    let dir = tree.root().add_dir("dir", Mode::DIR).unwrap();
+    let a = add(&dir, "a");
+    let text_of = |path: &str| client.lookup_link(path).unwrap().readlink().unwrap();
+    for (name, text) in [("same", "./a"), ("up", "../dir//a"), ("top", "/dir/a"), ("self", ".")] {
+        dir.add_symlink(name, text).unwrap().keep();
+        assert_eq!(text_of(&format!("/dir/{name}")), text.as_bytes());
+        let attr = client.lookup_link(format!("/dir/{name}")).unwrap().attr();
+        assert_eq!((attr.kind, attr.size), (NodeKind::Link, text.len() as u64));
+    }
+    for path in ["/dir/same", "/dir/up", "/dir/top", "/dir/self/self/a"] {
+        assert_eq!(client.lookup(path).unwrap().ino(), a.ino(), "{path}");
+    }
+    let round = tree.root().add_symlink("round", "round").unwrap();
+    assert_eq!(client.lookup("/round").unwrap_err(), Errno::ELOOP);
+    assert_eq!(tree.root().add_symlink("round", "x").unwrap_err(), Errno::EEXIST);
+    round.remove().unwrap();
+    assert_eq!(tree.root().add_symlink("x", "").unwrap_err(), Errno::ENOENT);
+    assert_eq!(tree.root().add_symlink("x", "a\0b").unwrap_err(), Errno::EINVAL);
+    assert_eq!(tree.root().add_symlink("x", [b'x'; 4096]).unwrap_err(), Errno::ENAMETOOLONG);
+    let _ = a.remove().unwrap();
+    assert_eq!(client.lookup("/dir/same").unwrap_err(), Errno::ENOENT);
+    assert_eq!(text_of("/dir/same"), b"./a");
+    dir.remove().unwrap();
+    assert_eq!(tree.usage().nodes, 1, "symlinks went with their directory");
+}
+
+#[test]
 fn a_subtree_is_attached_at_once_with_all_that_is_in_it() {
     let tree = Tree::new();
     let client = tree.client(Caller::OWNER);
