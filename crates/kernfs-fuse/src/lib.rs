@@ -82,9 +82,11 @@ mod mount;
 
 mod tap;
 
-mod fs;
+mod requests;
 
 mod contents;
+
+mod fs;
 
 mod front;
 

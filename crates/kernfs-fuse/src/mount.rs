@@ -11,7 +11,8 @@ use fuse_session::{Session, UnmountError};
 use kernfs::{Ack, Caller, FrontEndGuard, Tag, Tree};
 
 use crate::front::Front;
-use crate::fs::{Fs, Served};
+use crate::fs::Fs;
+use crate::requests::Requests;
 use crate::tap::{SharedTap, Tap, Tapped};
 
 /// A tree that is mounted at a directory; dropping it unmounts.
@@ -238,7 +239,7 @@ impl MountOptions {
         };
         // Before the kernel can know anything that it would have to be told of.
         let guard = tree.register(Arc::new(front));
-        let served = Served(Arc::clone(&fs));
+        let served = Requests(Arc::clone(&fs));
         let mounted = match self.tap.clone() {
             None => Session::mount(served, dir, &self.session)?,
             Some(tap) => {
