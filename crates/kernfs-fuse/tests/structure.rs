@@ -282,6 +282,12 @@ fn extended_attributes_have_the_limits_of_a_kernfs() {
         assert_eq!(set(path, &format!("user.{n}"), &large, any), Ok(()));
     }
     assert_eq!(set(path, "user.9", b"x", any), Err(Errno::NOSPC));
+    assert_eq!((MAX_USER_XATTRS, MAX_USER_XATTR_BYTES, MAX_XATTR_VALUE), (128, 131_072, 65_536));
+    // The others are not counted.
+    for name in ["trusted.t", "security.s"] {
+        assert_eq!(set(path, name, &large, any), Ok(()));
+        assert_eq!(rustix::fs::getxattr(path, name, &mut *buffer), Ok(MAX_XATTR_VALUE));
+    }
     assert_eq!(rustix::fs::getxattr(path, "user.0", &mut *buffer), Ok(MAX_XATTR_VALUE));
     let beyond = vec![b'x'; MAX_XATTR_VALUE + 1];
     assert_eq!(set(path, "user.0", &beyond, any), Err(Errno::TOOBIG));
