@@ -1,27 +1,37 @@
 //! Files that clients map, and what is left of the mappings once the owner has taken the file back.
+//!
+//! All mappings are those of other processes: one that serves a file must not map it, for whoever
+//! changes the process's memory and whoever waits for a page in it exclude each other.
 
 mod support;
 
-use std::fs::{self, File, OpenOptions};
+use std::cell::RefCell;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernfs::{Errno as Kernfs, FileOptions, Manners, Mode, Tree};
-use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use support::client::{self, Client};
+use support::client::{self, Answer, Client};
 use support::drivers::{Door, Knob, Memory};
 use support::sys::Map;
 use support::{Mounted, errno, eventually, through};
 
+/// Set in the environment of a process that [attacks](attack) this path.
+const ATTACK: &str = "KERNFS_FUSE_ATTACK";
+
 #[test]
 fn client() {
+    if let Some(path) = std::env::var_os(ATTACK) {
+        attack(path.as_ref());
+    }
     client::serve();
 }
 
@@ -42,46 +52,76 @@ fn add(tree: &Tree, name: &str, pages: u8) -> Shared {
     tree.root().add_file(name, options, Memory::new(bytes)).unwrap()
 }
 
-fn open(mount: &Mounted, name: &str) -> File {
-    OpenOptions::new().read(true).write(true).open(mount.at(name)).unwrap()
-}
+/// A process that maps files.
+struct Mapper(RefCell<Client>);
 
-fn shared(file: &File, pages: usize) -> Map {
-    Map::new(file, pages * PAGE, true, true).expect("maps")
-}
+impl Mapper {
+    fn start() -> Self {
+        Self(RefCell::new(Client::start()))
+    }
 
-fn private(file: &File, pages: usize) -> Map {
-    Map::new(file, pages * PAGE, false, true).expect("maps")
-}
+    #[track_caller]
+    fn call(&self, order: impl AsRef<str>) -> Answer {
+        self.0.borrow_mut().call(order)
+    }
 
-/// Asserts that a mapping is dead: what would be SIGBUS for a program is EFAULT for a system call.
-#[track_caller]
-fn assert_dead(map: &Map, offset: usize) {
-    assert_eq!(errno(map.peek(offset, 1)), Errno::FAULT);
+    /// Opens a file for reading and writing.
+    #[track_caller]
+    fn open(&self, file: &str, path: &Path) {
+        self.call(format!("open {file} b {}", path.display())).unwrap();
+    }
+
+    #[track_caller]
+    fn map(&self, map: &str, file: &str, pages: usize, how: &str) {
+        self.call(format!("map {map} {file} {pages} {how}")).unwrap();
+    }
+
+    fn peek(&self, map: &str, offset: usize, len: usize) -> Answer {
+        self.call(format!("peek {map} {offset} {len}"))
+    }
+
+    #[track_caller]
+    fn poke(&self, map: &str, offset: usize, text: &str) {
+        self.call(format!("poke {map} {offset} {text}")).unwrap();
+    }
+
+    /// Asserts that a mapping is dead: what would be SIGBUS for a program is EFAULT for a system
+    /// call.
+    #[track_caller]
+    fn assert_dead(&self, map: &str, offset: usize) {
+        assert_eq!(self.peek(map, offset, 1), Err(Errno::FAULT), "{map}");
+    }
+
+    #[track_caller]
+    fn assert_alive(&self, map: &str, offset: usize, text: &str) {
+        assert_eq!(self.peek(map, offset, text.len()), Ok(text.into()), "{map}");
+    }
 }
 
 #[test]
 fn a_mapping_shows_what_the_driver_has() {
     let (tree, memory) = tree(3);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let file = File::open(mount.at("memory")).unwrap();
-    let maps = [true, false].map(|shared| Map::new(&file, 4 * PAGE, shared, false).unwrap());
-    for map in &maps {
-        assert_eq!(map.peek(2, 3).unwrap(), b"aaa");
-        assert_eq!(map.peek(2 * PAGE - 1, 2).unwrap(), b"bc");
+    let (mapper, path) = (Mapper::start(), mount.at("memory"));
+    mapper.open("f", &path);
+    for how in ["s", "p"] {
+        mapper.map("m", "f", 4, how);
+        mapper.assert_alive("m", 2, "aaa");
+        mapper.assert_alive("m", 2 * PAGE - 1, "bc");
         // Beyond the declared size there is no page.
-        assert_dead(map, 3 * PAGE);
+        mapper.assert_dead("m", 3 * PAGE);
     }
     // read(2) sees the same; what the driver leaves out of the declared size is zeros.
-    assert_eq!(fs::read(mount.at("memory")).unwrap().len(), 3 * PAGE);
+    assert_eq!(fs::read(&path).unwrap().len(), 3 * PAGE);
     memory.bytes.lock().unwrap().truncate(PAGE + 10);
-    let fresh = File::open(mount.at("memory")).unwrap();
     let mut buf = [1; 20];
-    fresh.read_exact_at(&mut buf, PAGE as u64).unwrap();
+    File::open(&path).unwrap().read_exact_at(&mut buf, PAGE as u64).unwrap();
     assert_eq!(buf, [[b'b'; 10], [0; 10]].concat()[..]);
-    assert_eq!(shared(&open(&mount, "memory"), 3).peek(3 * PAGE - 1, 1).unwrap(), [0]);
-    assert_eq!(fs::metadata(mount.at("memory")).unwrap().len(), 3 * PAGE as u64);
-    drop((maps, file, fresh));
+    mapper.open("g", &path);
+    mapper.map("n", "g", 3, "s");
+    mapper.assert_alive("n", 3 * PAGE - 1, "\0");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 3 * PAGE as u64);
+    drop(mapper);
     mount.unmount_clean(&tree);
 }
 
@@ -91,29 +131,31 @@ fn what_is_written_to_a_shared_mapping_reaches_the_driver_page_by_page() {
         let tree = Tree::builder().manners(manners).build();
         let memory = add(&tree, "memory", 8);
         let Some(mount) = Mounted::new(&tree) else { return };
-        let file = open(&mount, "memory");
-        let (map, copy) = (shared(&file, 8), private(&file, 8));
+        let mapper = Mapper::start();
+        mapper.open("f", &mount.at("memory"));
+        mapper.map("m", "f", 8, "sw");
+        mapper.map("copy", "f", 8, "pw");
         // Private changes are private.
-        copy.poke(7, b"P").unwrap();
+        mapper.poke("copy", 7, "P");
         for page in 0..8 {
-            map.poke(page * PAGE + 5, b"XYZ").unwrap();
+            mapper.poke("m", page * PAGE + 5, "XYZ");
         }
-        map.sync().unwrap();
+        mapper.call("sync m").unwrap();
         let seen = |offset: usize| memory.bytes.lock().unwrap()[offset..offset + 5].to_vec();
         assert_eq!(seen(4), b"aXYZa");
         assert_eq!(seen(7 * PAGE + 4), b"hXYZh");
         assert_eq!(memory.longest.load(Ordering::Relaxed), PAGE);
         // The last unmapping writes back too, and readers of the file see it.
-        map.poke(0, b"0").unwrap();
-        drop(map);
+        mapper.poke("m", 0, "0");
+        mapper.call("unmap m").unwrap();
         assert_eq!(seen(0), b"0aaaa");
         assert_eq!(&fs::read(mount.at("memory")).unwrap()[..2], b"0a");
-        assert_eq!(copy.peek(7, 1).unwrap(), b"P");
+        mapper.assert_alive("copy", 7, "P");
         // write(2) and mappings see each other.
-        let map = shared(&file, 1);
-        assert_eq!(map.peek(1, 1).unwrap(), b"a");
-        file.write_all_at(b"w", 1).unwrap();
-        assert_eq!(map.peek(1, 1).unwrap(), b"w");
+        mapper.map("m", "f", 1, "sw");
+        mapper.assert_alive("m", 1, "a");
+        mapper.call("pwrite f w 1").unwrap();
+        mapper.assert_alive("m", 1, "w");
         assert_eq!(seen(1), b"waaaX");
     }
 }
@@ -125,30 +167,35 @@ fn what_cannot_be_mapped_is_refused_and_can_be_read() {
     let sizeless = Memory::new(vec![b's'; PAGE]);
     let _sizeless = tree.root().add_file("sizeless", Mode::RW, sizeless).unwrap();
     let Some(mount) = Mounted::new(&tree) else { return };
+    let mapper = Mapper::start();
     *memory.refuses.lock().unwrap() = Some(Kernfs::EPERM);
     for name in ["text", "sizeless", "memory"] {
-        let file = open(&mount, name);
-        let map = Map::new(&file, PAGE, true, false);
-        assert_eq!(errno(map), Errno::NODEV, "{name}");
-        assert!(file.read_at(&mut [0; 4], 0).unwrap() == 4);
+        mapper.open("f", &mount.at(name));
+        assert_eq!(mapper.call("map m f 1 s"), Err(Errno::NODEV), "{name}");
+        assert_eq!(mapper.call("pread f 4 0").unwrap().len(), 4);
     }
     // The driver is asked anew at each open, for FUSE does not tell of mappings.
     *memory.refuses.lock().unwrap() = None;
-    assert_eq!(shared(&open(&mount, "memory"), 1).peek(0, 1).unwrap(), b"a");
+    mapper.open("f", &mount.at("memory"));
+    mapper.map("m", "f", 1, "sw");
+    mapper.assert_alive("m", 0, "a");
 }
 
 #[test]
 fn a_notification_shows_mappings_the_new_contents() {
     let (tree, memory) = tree(2);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let file = open(&mount, "memory");
-    let (one, two) = (shared(&file, 2), private(&open(&mount, "memory"), 2));
+    let mapper = Mapper::start();
+    for (file, map, how) in [("f", "m", "sw"), ("g", "n", "p")] {
+        mapper.open(file, &mount.at("memory"));
+        mapper.map(map, file, 2, how);
+    }
     for byte in b'A'..=b'Z' {
         memory.fill(byte);
         memory.notify();
-        for map in [&one, &two] {
-            eventually("the new contents", || map.peek(PAGE, 1).unwrap() == [byte]);
-        }
+        let new = Ok(char::from(byte).to_string());
+        eventually("new contents", || mapper.peek("m", PAGE, 1) == new);
+        eventually("new contents", || mapper.peek("n", PAGE, 1) == new);
     }
 }
 
@@ -156,75 +203,68 @@ fn a_notification_shows_mappings_the_new_contents() {
 fn who_is_woken_by_a_notification_finds_the_new_contents() {
     let (tree, memory) = tree(1);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let file = File::open(mount.at("memory")).unwrap();
-    let map = Map::new(&file, PAGE, true, false).unwrap();
-    let set = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
-    let events = rustix::event::epoll::EventFlags::PRI | rustix::event::epoll::EventFlags::ET;
-    let data = rustix::event::epoll::EventData::new_u64(0);
-    rustix::event::epoll::add(&set, &file, data, events).unwrap();
-    let wait = || {
-        let mut found = Vec::with_capacity(1);
-        let spare = rustix::buffer::spare_capacity(&mut found);
-        rustix::event::epoll::wait(&set, spare, None).unwrap()
-    };
-    assert_eq!(wait(), 1, "fresh");
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    mapper.map("m", "f", 1, "s");
+    // Edges of PRI.
+    mapper.call("epoll e f 80000002").unwrap();
+    mapper.call("epwait e -1").unwrap();
     for round in 0..300u32 {
         let byte = b'A' + (round % 26) as u8;
         memory.fill(byte);
         memory.notify();
-        assert_eq!(wait(), 1);
-        assert_eq!(map.peek(0, 1).unwrap(), [byte], "round {round}");
+        mapper.call("epwait e -1").unwrap();
+        mapper.assert_alive("m", 0, &char::from(byte).to_string());
     }
-    let mut fds = [PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI)];
+    mapper.0.borrow_mut().begin("poll f 0 -1");
     let _ = memory.remove().unwrap();
-    rustix::event::poll(&mut fds, None).unwrap();
-    assert!(fds[0].revents().contains(PollFlags::ERR));
+    assert_eq!(mapper.0.borrow_mut().answer(), Ok("8".into()));
 }
 
 #[test]
 fn all_mappings_die_when_the_file_is_removed() {
     let (tree, memory) = tree(3);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let (first, second) = (open(&mount, "memory"), File::open(mount.at("memory")).unwrap());
-    let maps = [
-        shared(&first, 3),
-        private(&first, 3),
-        Map::new(&second, 3 * PAGE, true, false).unwrap(),
-        Map::new(&second, 3 * PAGE, false, false).unwrap(),
-    ];
-    let copy = private(&second, 3);
-    for map in maps.iter().chain([&copy]) {
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    mapper.open("g", &mount.at("memory"));
+    let maps = [("a", "f", "sw"), ("b", "f", "pw"), ("c", "g", "s"), ("d", "g", "p")];
+    for (map, file, how) in maps.into_iter().chain([("copy", "g", "pw")]) {
+        mapper.map(map, file, 3, how);
         // The second page is never touched while the file is there.
-        assert_eq!(map.peek(0, 1).unwrap(), b"a");
+        mapper.assert_alive(map, 0, "a");
     }
-    copy.poke(0, b"P").unwrap();
+    mapper.poke("copy", 0, "P");
     // Descriptors need not be open for a mapping to be taken away.
-    drop(second);
+    mapper.call("close g").unwrap();
     let memory = memory.remove().unwrap();
-    for map in &maps {
-        assert_dead(map, 0);
-        assert_dead(map, PAGE);
+    for (map, _, _) in maps {
+        mapper.assert_dead(map, 0);
+        mapper.assert_dead(map, PAGE);
     }
-    assert_eq!(errno(maps[0].poke(0, b"x")), Errno::FAULT);
+    assert_eq!(mapper.call("poke a 0 x"), Err(Errno::FAULT));
     // A difference to the kernel's own, which takes private copies too.
-    assert_eq!(copy.peek(0, 2).unwrap(), b"Pa");
-    assert_dead(&copy, PAGE);
+    mapper.assert_alive("copy", 0, "Pa");
+    mapper.assert_dead("copy", PAGE);
     assert_eq!(memory.bytes.into_inner().unwrap()[..PAGE], [b'a'; PAGE]);
+    assert_eq!(mapper.call("pread f 9 0"), Err(Errno::NODEV));
     // Differences to the kernel's own: a dead file can be mapped, but there is nothing in it.
-    assert_eq!(errno(first.read_at(&mut [0; 9], 0)), Errno::NODEV);
-    assert_dead(&private(&first, 1), 0);
-    assert_dead(&shared(&first, 1), 0);
+    for how in ["s", "p"] {
+        mapper.map("late", "f", 1, how);
+        mapper.assert_dead("late", 0);
+    }
 }
 
 #[test]
 fn a_program_that_touches_a_dead_mapping_gets_sigbus() {
     let (tree, memory) = tree(1);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let mut client = Client::start();
-    client.call(format!("open f r {}", mount.at("memory").display())).unwrap();
-    client.call("map m f").unwrap();
-    assert_eq!(client.call("touch m"), Ok("a".into()));
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    mapper.map("m", "f", 1, "s");
+    assert_eq!(mapper.call("touch m"), Ok("a".into()));
     let _ = memory.remove().unwrap();
+    let mut client = mapper.0.into_inner();
     client.begin("touch m");
     assert_eq!(client.wait().signal(), Some(Signal::BUS.as_raw()));
 }
@@ -233,24 +273,24 @@ fn a_program_that_touches_a_dead_mapping_gets_sigbus() {
 fn dirty_pages_are_dropped_by_a_severing() {
     let (tree, memory) = tree(1);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let file = open(&mount, "memory");
-    let map = shared(&file, 1);
-    map.poke(0, b"dirty").unwrap();
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    mapper.map("m", "f", 1, "sw");
+    mapper.poke("m", 0, "dirty");
     memory.hide().wait().unwrap();
     memory.show();
     // Through the old node, which is what dirty pages belong to.
-    let again = OpenOptions::new().read(true).write(true).open(through(file.as_fd())).unwrap();
+    mapper.call("through again b f").unwrap();
     // Whether or not the kernel remembers that it could not write them.
-    let _ = map.sync();
-    let _ = again.sync_all();
-    drop(map);
+    let _ = mapper.call("sync m");
+    let _ = mapper.call("fsync again");
+    mapper.call("unmap m").unwrap();
     assert_eq!(memory.bytes.lock().unwrap()[..5], *b"aaaaa");
-    let mut buf = [0; 5];
-    again.read_exact_at(&mut buf, 0).unwrap();
-    assert_eq!(&buf, b"aaaaa");
-    let map = shared(&open(&mount, "memory"), 1);
-    assert_eq!(map.peek(0, 5).unwrap(), b"aaaaa");
-    map.poke(0, b"dirty").unwrap();
+    assert_eq!(mapper.call("pread again 5 0"), Ok("aaaaa".into()));
+    mapper.open("new", &mount.at("memory"));
+    mapper.map("m", "new", 1, "sw");
+    mapper.assert_alive("m", 0, "aaaaa");
+    mapper.poke("m", 0, "dirty");
     let memory = memory.remove().unwrap();
     assert_eq!(memory.bytes.into_inner().unwrap()[..5], *b"aaaaa");
 }
@@ -259,32 +299,33 @@ fn dirty_pages_are_dropped_by_a_severing() {
 fn mappings_of_a_hidden_file_stay_dead_when_it_is_shown() {
     let (tree, memory) = tree(1);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let file = open(&mount, "memory");
-    let (map, copy) = (shared(&file, 1), private(&file, 1));
-    assert_eq!(map.peek(0, 1).unwrap(), b"a");
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    mapper.map("m", "f", 1, "sw");
+    mapper.map("copy", "f", 1, "pw");
+    mapper.assert_alive("m", 0, "a");
     for _ in 0..50 {
         memory.hide().wait().unwrap();
-        assert_dead(&map, 0);
+        mapper.assert_dead("m", 0);
         memory.show();
-        assert_dead(&map, 0);
-        assert_dead(&copy, 0);
+        mapper.assert_dead("m", 0);
+        mapper.assert_dead("copy", 0);
         // By its name it is there and can be mapped.
-        let fresh = shared(&open(&mount, "memory"), 1);
-        assert_eq!(fresh.peek(0, 1).unwrap(), b"a");
+        mapper.open("fresh", &mount.at("memory"));
+        mapper.map("new", "fresh", 1, "sw");
+        mapper.assert_alive("new", 0, "a");
         // Through the old descriptor it can be read and written, but not mapped: its pages would
         // be those of the old mappings.
-        let through = through(file.as_fd());
-        let again = OpenOptions::new().read(true).write(true).open(through).unwrap();
-        let mut buf = [0; 1];
-        again.read_exact_at(&mut buf, 0).unwrap();
-        again.write_all_at(b"a", 0).unwrap();
-        assert_eq!(&buf, b"a");
-        assert_eq!(errno(Map::new(&again, PAGE, true, false)), Errno::NODEV);
-        assert_dead(&private(&again, 1), 0);
-        assert_dead(&map, 0);
-        assert_dead(&copy, 0);
+        mapper.call("through again b f").unwrap();
+        assert_eq!(mapper.call("pread again 1 0"), Ok("a".into()));
+        assert_eq!(mapper.call("pwrite again a 0"), Ok("1".into()));
+        assert_eq!(mapper.call("map none again 1 s"), Err(Errno::NODEV));
+        mapper.map("late", "again", 1, "p");
+        mapper.assert_dead("late", 0);
+        mapper.assert_dead("m", 0);
+        mapper.assert_dead("copy", 0);
     }
-    assert_eq!(errno(file.read_at(&mut [0; 1], 0)), Errno::NODEV);
+    assert_eq!(mapper.call("pread f 1 0"), Err(Errno::NODEV));
 }
 
 #[test]
@@ -294,13 +335,14 @@ fn a_page_that_is_on_its_way_at_a_severing_does_not_arrive() {
         let other = tree.root().add_file("other", Mode::RW, Knob::new("other")).unwrap();
         let Some(mount) = Mounted::new(&tree) else { return };
         let door = Arc::new(Door::default());
-        let file = open(&mount, "memory");
-        let map = shared(&file, 1);
+        let mapper = Mapper::start();
+        mapper.open("f", &mount.at("memory"));
+        mapper.map("m", "f", 1, "sw");
         assert_eq!(fs::read(mount.at("other")).unwrap(), b"other");
         *memory.door.lock().unwrap() = Some(Arc::clone(&door));
+        mapper.0.borrow_mut().begin("peek m 0 1");
+        eventually("the driver to be asked", || door.waiting() == 1);
         thread::scope(|scope| {
-            let fault = scope.spawn(|| map.peek(0, 1));
-            eventually("the driver to be asked", || door.waiting() == 1);
             let severing = scope.spawn(|| {
                 match hidden {
                     true => memory.hide().wait().unwrap(),
@@ -312,84 +354,95 @@ fn a_page_that_is_on_its_way_at_a_severing_does_not_arrive() {
             let _ = other.remove().unwrap();
             assert!(!severing.is_finished());
             door.open();
-            assert_eq!(errno(fault.join().unwrap()), Errno::FAULT);
+            assert_eq!(mapper.0.borrow_mut().answer(), Err(Errno::FAULT));
             severing.join().unwrap();
         });
-        assert_dead(&map, 0);
+        mapper.assert_dead("m", 0);
         memory.show();
-        assert_dead(&map, 0);
+        mapper.assert_dead("m", 0);
     }
 }
 
 #[test]
 fn a_notification_while_a_page_is_on_its_way_comes_after_it() {
     let (tree, memory) = tree(1);
-    let _other = tree.root().add_file("other", Mode::RW, Knob::new("other")).unwrap();
     let Some(mount) = Mounted::new(&tree) else { return };
     let door = Arc::new(Door::default());
-    let map = shared(&open(&mount, "memory"), 1);
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    mapper.map("m", "f", 1, "sw");
     *memory.door.lock().unwrap() = Some(Arc::clone(&door));
-    thread::scope(|scope| {
-        // The driver has taken the old value, and takes its time.
-        let fault = scope.spawn(|| map.peek(0, 1));
-        eventually("the driver to be asked", || door.waiting() == 1);
-        memory.fill(b'N');
-        memory.notify();
-        let mut other = tree.root().add_file("new", Mode::RW, Knob::new("new")).unwrap();
-        for _ in 0..20 {
-            assert_eq!(fs::read(mount.at("new")).unwrap(), b"new");
-            let _ = other.remove().unwrap();
-            other = tree.root().add_file("new", Mode::RW, Knob::new("new")).unwrap();
+    // The driver has taken the old value, and takes its time.
+    mapper.0.borrow_mut().begin("peek m 0 1");
+    eventually("the driver to be asked", || door.waiting() == 1);
+    memory.fill(b'N');
+    memory.notify();
+    for _ in 0..20 {
+        let other = tree.root().add_file("new", Mode::RW, Knob::new("new")).unwrap();
+        assert_eq!(fs::read(mount.at("new")).unwrap(), b"new");
+        let _ = other.remove().unwrap();
+    }
+    door.open();
+    assert_eq!(mapper.0.borrow_mut().answer(), Ok("a".into()));
+    eventually("the new contents", || mapper.peek("m", 0, 1) == Ok("N".into()));
+}
+
+/// Maps a file that comes and goes, all the time; what was mapped before must never come back.
+fn attack(path: &Path) -> ! {
+    let mut old: Vec<(File, Map)> = Vec::new();
+    let mut mapped = 0u64;
+    loop {
+        for (file, map) in &old {
+            assert_eq!(errno(map.peek(0, 1)), Errno::FAULT);
+            // May read, and must not bring pages in.
+            if let Ok(again) = File::open(through(file.as_fd())) {
+                assert_eq!(errno(Map::new(&again, PAGE, true, false)), Errno::NODEV);
+                if let Ok(map) = Map::new(&again, PAGE, false, false) {
+                    assert_eq!(errno(map.peek(0, 1)), Errno::FAULT);
+                }
+            }
         }
-        door.open();
-        assert_eq!(fault.join().unwrap().unwrap(), b"a");
-    });
-    eventually("the new contents", || map.peek(0, 1).unwrap() == b"N");
+        let Ok(file) = File::open(path) else { continue };
+        // What was opened while the file went is direct, and cannot be mapped.
+        let Ok(map) = Map::new(&file, PAGE, true, false) else { continue };
+        while map.peek(0, 1).is_ok() {
+            thread::yield_now();
+        }
+        old.push((file, map));
+        if old.len() > 4 {
+            old.remove(0);
+        }
+        mapped += 1;
+        if mapped == 100 {
+            std::process::exit(0);
+        }
+    }
 }
 
 #[test]
 fn no_mapping_comes_back_while_the_file_comes_and_goes() {
     let (tree, memory) = tree(1);
     let Some(mount) = Mounted::new(&tree) else { return };
-    let (stop, mapped) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let attack = || {
-        let mut old: Vec<(File, Map)> = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
-            for (file, map) in &old {
-                assert_dead(map, 0);
-                // May read, and must not bring pages in.
-                if let Ok(again) = File::open(through(file.as_fd())) {
-                    assert_eq!(errno(Map::new(&again, PAGE, true, false)), Errno::NODEV);
-                    if let Ok(map) = Map::new(&again, PAGE, false, false) {
-                        assert_dead(&map, 0);
-                    }
-                }
+    let mut attackers: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "client"]).env(ATTACK, mount.at("memory"));
+            command.spawn().unwrap()
+        })
+        .collect();
+    let until = Instant::now() + support::PATIENCE;
+    while !attackers.is_empty() {
+        memory.hide().wait().unwrap();
+        memory.show();
+        thread::sleep(Duration::from_micros(200));
+        attackers.retain_mut(|attacker| match attacker.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "{status}");
+                false
             }
-            let Ok(file) = File::open(mount.at("memory")) else { continue };
-            // What was opened while the file went is direct, and cannot be mapped.
-            let Ok(map) = Map::new(&file, PAGE, true, false) else { continue };
-            while !stop.load(Ordering::Relaxed) && map.peek(0, 1).is_ok() {
-                thread::yield_now();
-            }
-            mapped.fetch_add(1, Ordering::Relaxed);
-            old.push((file, map));
-            if old.len() > 4 {
-                old.remove(0);
-            }
-        }
-    };
-    let until = Instant::now() + Duration::from_secs(2);
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(attack);
-        }
-        while Instant::now() < until {
-            memory.hide().wait().unwrap();
-            memory.show();
-            thread::yield_now();
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    assert!(mapped.load(Ordering::Relaxed) > 0);
+            None => true,
+        });
+        assert!(Instant::now() < until, "they get at nothing");
+    }
     mount.unmount_clean(&tree);
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use kernfs::{Mode as KernfsMode, Tree};
+use kernfs::{Caller, FileOptions, Mode as KernfsMode, Tree};
 use kernfs_fuse::{Mount, MountOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::fs::{Mode, OFlags};
@@ -33,7 +33,13 @@ pub type Answer = Result<String, Errno>;
 impl Client {
     /// Starts a client. The test program has to call [`serve`] in a test named `client`.
     pub fn start() -> Self {
+        Self::start_as(|_| ())
+    }
+
+    /// Starts a client that is not quite as this process.
+    pub fn start_as(change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
+        change(&mut command);
         command.args(["--exact", "client", "--nocapture", "--test-threads=1"]).env(ORDERS, "1");
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
@@ -160,6 +166,8 @@ struct State {
     epolls: HashMap<String, OwnedFd>,
     maps: HashMap<String, sys::Map>,
     mounts: Vec<(Tree, Mount)>,
+    /// What is in the trees.
+    knobs: Vec<kernfs::File<Knob>>,
 }
 
 impl State {
@@ -199,13 +207,18 @@ impl State {
             ["write", name, text] => {
                 Ok(rustix::io::write(&self.files[name], text.as_bytes())?.to_string())
             }
-            ["map", name, file] => {
-                let file = fs::File::from(self.files[file].try_clone().unwrap());
-                let map = sys::Map::new(&file, 4096, true, false);
-                self.maps.insert(name.into(), map.map_err(|e| Errno::from_io_error(&e).unwrap())?);
+            ["map" | "peek" | "poke" | "sync" | "unmap" | "touch", ..] => self.obey_map(words),
+            ["through", name, flags, file] => {
+                let path = format!("/proc/self/fd/{}", self.files[file].as_raw_fd());
+                let fd = rustix::fs::open(path, open_flags(flags), Mode::empty())?;
+                self.files.insert(name.into(), fd);
                 Ok(String::new())
             }
-            ["touch", name] => Ok(char::from(self.maps[name].touch(0)).into()),
+            ["pwrite", name, text, offset] => {
+                let (text, offset) = (text.as_bytes(), offset.parse().unwrap());
+                Ok(rustix::io::pwrite(&self.files[name], text, offset)?.to_string())
+            }
+            ["fsync", name] => rustix::fs::fsync(&self.files[name]).map(ok),
             ["nonblock", name] => {
                 rustix::fs::fcntl_setfl(&self.files[name], OFlags::NONBLOCK).map(ok)
             }
@@ -255,7 +268,11 @@ impl State {
             }
             ["mount", kind, dir] => {
                 let tree = Tree::new();
-                tree.root().add_file("knob", KernfsMode::RW, Knob::new("text")).unwrap().keep();
+                let add = |name, uid| {
+                    let options = FileOptions::new(KernfsMode::RW).owner(uid, uid);
+                    tree.root().add_file(name, options, Knob::new("text")).unwrap()
+                };
+                self.knobs.extend([add("knob", 0), add("own", 1000)]);
                 tree.root().add_file("events", KernfsMode::RO, Events::default()).unwrap().keep();
                 let mut options = MountOptions::new();
                 if kind == "other" {
@@ -265,6 +282,25 @@ impl State {
                 self.mounts.push((tree, mount));
                 Ok(String::new())
             }
+            ["notify", "knob"] => {
+                self.knobs[0].notify();
+                Ok(String::new())
+            }
+            ["unmount"] => {
+                let (_, mount) = self.mounts.pop().expect("mounted");
+                mount.unmount().expect("unmounts");
+                Ok(String::new())
+            }
+            ["callers"] => {
+                let callers = |knob: &kernfs::File<Knob>| knob.callers.lock().unwrap().clone();
+                let callers: Vec<_> = self.knobs.iter().flat_map(callers).collect();
+                let text = |caller: &Caller| format!("{}:{}", caller.uid, caller.gid);
+                Ok(callers.iter().map(text).collect::<Vec<_>>().join(" "))
+            }
+            ["owner", path] => {
+                let stat = rustix::fs::lstat(path)?;
+                Ok(format!("{}:{}", stat.st_uid, stat.st_gid))
+            }
             ["tid"] => Ok(sys::tid().to_string()),
             ["handle"] => {
                 sys::handle_sigint();
@@ -272,6 +308,40 @@ impl State {
             }
             _ => panic!("no such order: {words:?}"),
         }
+    }
+
+    /// Maps files; how is `s` or `p` for shared or private, and `w` for to be written too.
+    fn obey_map(&mut self, words: &[&str]) -> Answer {
+        let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap();
+        let number = |text: &str| text.parse::<usize>().unwrap();
+        let text = match *words {
+            ["map", name, file, pages, how] => {
+                let file = fs::File::from(self.files[file].try_clone().unwrap());
+                let (shared, writable) = (how.contains('s'), how.contains('w'));
+                let map = sys::Map::new(&file, number(pages) * 4096, shared, writable);
+                self.maps.insert(name.into(), map.map_err(errno)?);
+                String::new()
+            }
+            ["peek", name, offset, len] => {
+                let bytes = self.maps[name].peek(number(offset), number(len)).map_err(errno)?;
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            ["poke", name, offset, text] => {
+                self.maps[name].poke(number(offset), text.as_bytes()).map_err(errno)?;
+                String::new()
+            }
+            ["sync", name] => {
+                self.maps[name].sync().map_err(errno)?;
+                String::new()
+            }
+            ["unmap", name] => {
+                self.maps.remove(name);
+                String::new()
+            }
+            ["touch", name] => char::from(self.maps[name].touch(0)).into(),
+            _ => panic!("no such order: {words:?}"),
+        };
+        Ok(text)
     }
 
     fn poll(&self, name: &str, events: &str, timeout: &str) -> Answer {
