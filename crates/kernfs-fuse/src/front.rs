@@ -1,13 +1,14 @@
 //! Our part in a severing: taking from the kernel what it has cached.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuse_session::{Completion, Errno, InvalRange, completion};
 use kernfs::{Ack, Change, Entry, FrontEnd, ROOT_INO, Severed};
 
 use crate::fs::Fs;
-use crate::news;
+use crate::news::{self, PATIENCE};
 use crate::nodes::Ended;
 
 /// A mount's ear at the tree.
@@ -125,28 +126,33 @@ type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// Has the kernel drop the attributes that it has for a node id.
 ///
 /// Where they are on their way in the answer to a lookup, the kernel does not know the node yet:
-/// then it is told again until it does, or has forgotten the node.
+/// then it is told again until it does, or has forgotten the node. Nobody waits for that longer
+/// than `until`.
 fn drop_attr_of(fs: &Arc<Fs>, id: u64, until: Instant, done: Done) {
     let Some(notifier) = fs.notifier() else { return };
     let fs = Arc::clone(fs);
     notifier.inval_inode(id, InvalRange::Attributes, move |result| {
         let on_its_way = result == Err(Errno::ENOENT) && fs.nodes.knows(id);
         if on_its_way && Instant::now() < until {
-            drop_attr_of(&fs, id, until, done);
-        } else {
-            done(result);
+            return drop_attr_of(&fs, id, until, done);
+        }
+        done(result);
+        if on_its_way {
+            // The client does not get to run. What he is given stays wrong until it is dropped.
+            thread::sleep(OVERDUE_PAUSE);
+            drop_attr_of(&fs, id, until, Box::new(|_| ()));
         }
     });
 }
+
+/// Leaves the processor to a client who is late, and holds up other notifications little.
+const OVERDUE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A completion that holds an acknowledgement until the kernel has taken the notification.
 fn held(ack: &Arc<Ack>) -> impl FnOnce(Result<(), Errno>) + Send + 'static {
     let ack = Arc::clone(ack);
     move |_| drop(ack)
 }
-
-/// Longer than any scheduling delay; a bound in case the connection is stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Keeps one message to a page.
 const PRUNED_AT_ONCE: usize = 500;

@@ -4,17 +4,19 @@
 //! may wait, for the kernel may be waiting for the answer: there it is the answer that waits.
 
 use std::cell::RefCell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuse_session::{Completed, Errno, Reply};
 
-use crate::front::PATIENCE;
 use crate::parked;
 
 thread_local! {
     /// What the operation that runs on this thread still owes.
     static OWED: RefCell<Vec<Completed>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Longer than any scheduling delay; a bound in case the connection is stuck.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Waits for a notification that takes no lock in the kernel, and hence microseconds; inside an
 /// operation, leaves that to its answer.

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kernfs::{FileOps, Mode, OpenOp, Ops, SetAttr, Timestamp, Tree, WriteOp};
@@ -30,29 +31,38 @@ fn mode(bits: u16) -> SetAttr {
     SetAttr { mode: Some(Mode::new(bits)), ..SetAttr::default() }
 }
 
-/// Looks until attributes are right, a few times at most.
+/// Held by others while they look.
+type Looking = RwLock<()>;
+
+/// Tells whether attributes are right.
 ///
-/// Once is not enough where others look too: while the kernel takes in *their* answer, it calls the
-/// attributes valid some instructions before it has written them. What is stale in the cache
-/// stays so.
-fn settled(path: &Path, is_right: impl Fn(&fs::Metadata) -> bool) -> bool {
-    (0..10).any(|_| is_right(&fs::symlink_metadata(path).unwrap()))
+/// Where they are not, once more while nobody else is looking: while the kernel takes in the answer
+/// to somebody else, it calls the attributes valid some instructions before it has written them
+/// (`fuse_change_attributes_common`). A processor that stands still there makes that long. What is
+/// stale in the cache is so all the same.
+fn settled(others: &Looking, path: &Path, is_right: impl Fn(&fs::Metadata) -> bool) -> bool {
+    let look = || is_right(&fs::symlink_metadata(path).unwrap());
+    look() || {
+        let _nobody = others.write().unwrap();
+        look()
+    }
 }
 
 /// Runs `body` while other threads look at the paths all the time.
-fn watched(paths: &[PathBuf], body: impl FnOnce()) {
-    let done = AtomicBool::new(false);
+fn watched(paths: &[PathBuf], body: impl FnOnce(&Looking)) {
+    let (done, looking) = (AtomicBool::new(false), Looking::default());
     std::thread::scope(|scope| {
         for path in paths {
-            let done = &done;
+            let (done, looking) = (&done, &looking);
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
+                    let _looking = looking.read();
                     let _ = fs::symlink_metadata(path);
                 }
             });
         }
         // Also when it panics: else the others never end.
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(&looking)));
         done.store(true, Ordering::Relaxed);
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
@@ -80,7 +90,7 @@ fn a_new_name_follows_a_failed_lookup_and_goes_again() {
     let tree = Tree::new();
     let Some(mount) = Mounted::new(&tree) else { return };
     let path = mount.at("knob");
-    watched(std::slice::from_ref(&path), || {
+    watched(std::slice::from_ref(&path), |_| {
         for _ in 0..ROUNDS {
             assert!(!is_there(&path));
             let knob = tree.root().add_file("knob", Mode::RW, Knob::default()).unwrap();
@@ -99,7 +109,7 @@ fn a_rename_by_the_owner_is_seen_at_once() {
     let file = fs::File::open(mount.at("a/x")).unwrap();
     let number = ino(&mount.at("a/x"));
     let places = ["a/x", "a/y", "b/x"].map(|name| mount.at(name));
-    watched(&places, || {
+    watched(&places, |_| {
         let mut at = 0;
         for round in 0..ROUNDS {
             let to = (at + 1) % 3;
@@ -151,7 +161,7 @@ fn attributes_that_the_owner_sets_are_seen_at_once() {
     let knob = tree.root().add_file("knob", Mode::RW, Knob::default()).unwrap();
     let Some(mount) = Mounted::new(&tree) else { return };
     let path = mount.at("knob");
-    watched(std::slice::from_ref(&path), || {
+    watched(std::slice::from_ref(&path), |others| {
         for round in 0..ROUNDS {
             let bits = if round % 2 == 0 { 0o600 } else { 0o644 };
             let mtime = Timestamp { secs: round.into(), nanos: 7 };
@@ -168,7 +178,7 @@ fn attributes_that_the_owner_sets_are_seen_at_once() {
                     && stat.mtime() == i64::from(round)
                     && stat.len() == u64::from(round) + 100
             };
-            assert!(settled(&path, is_right), "round {round}: {:?}", fs::metadata(&path));
+            assert!(settled(others, &path, is_right), "round {round}: {:?}", fs::metadata(&path));
         }
     });
 }
@@ -178,13 +188,14 @@ fn attributes_are_right_however_a_first_lookup_runs_into_their_change() {
     let tree = Tree::new();
     let Some(mount) = Mounted::new(&tree) else { return };
     let round = AtomicU64::new(0);
-    let done = AtomicBool::new(false);
+    let (done, looking) = (AtomicBool::new(false), Looking::default());
     let path = |round: u64| mount.at(&format!("knob{round}"));
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            let (round, done, path) = (&round, &done, &path);
+            let (round, done, looking, path) = (&round, &done, &looking, &path);
             scope.spawn(move || {
                 while !done.load(Ordering::Acquire) {
+                    let _looking = looking.read();
                     let _ = fs::metadata(path(round.load(Ordering::Acquire)));
                 }
             });
@@ -199,7 +210,8 @@ fn attributes_are_right_however_a_first_lookup_runs_into_their_change() {
             }
             for bits in [0o600, 0o640] {
                 knob.set_attr(&mode(bits));
-                if !settled(&path(n), |stat| stat.mode() & 0o7777 == u32::from(bits)) {
+                let is_right = |stat: &fs::Metadata| stat.mode() & 0o7777 == u32::from(bits);
+                if !settled(&looking, &path(n), is_right) {
                     wrong.push((n, bits));
                 }
             }
@@ -275,7 +287,7 @@ fn a_subtree_is_seen_whole_or_not_at_all() {
     let tree = Tree::new();
     let Some(mount) = Mounted::new(&tree) else { return };
     let paths = ["device", "device/sub/last"].map(|name| mount.at(name));
-    watched(&paths, || {
+    watched(&paths, |_| {
         for _ in 0..ROUNDS {
             let device = tree.detached_dir(Mode::DIR);
             let sub = device.add_dir("sub", Mode::DIR).unwrap();
