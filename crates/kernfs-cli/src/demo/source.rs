@@ -26,8 +26,9 @@ const MAX_DEPTH: usize = 16;
 const MAX_TEXT: usize = 64 << 10;
 /// The most bytes of all texts together.
 const MAX_BYTES: usize = 16 << 20;
-/// How long one file may take; those that wait for hardware answer in milliseconds.
-const READ_LIMIT: Duration = Duration::from_millis(250);
+/// How long one file may take; those that wait for hardware answer in milliseconds, and the thread
+/// that reads may have to wait for a processor.
+const READ_LIMIT: Duration = Duration::from_secs(1);
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The least bytes of a text that somebody can be half-way through.
