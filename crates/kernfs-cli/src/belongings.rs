@@ -1,12 +1,12 @@
-//! What a command must not leave behind, however it ends: processes, a mount, a directory.
+//! What a command must not leave behind, however it ends: processes, a mount, directories.
 //!
 //! They are cleared away on each way out that a process can take by itself. For those that it
 //! cannot, [`sweep`](crate::sweep) is another process, and holders end by themselves.
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -28,6 +28,7 @@ struct Inner {
     processes: Vec<Child>,
     mount: Option<Mount>,
     dir: Option<TemporaryDir>,
+    group: Option<TemporaryDir>,
 }
 
 /// A directory of our own; taken away by whoever is left.
@@ -60,13 +61,23 @@ impl Belongings {
     /// There is no place for one, or all has ended.
     pub(crate) fn temporary_dir(&self) -> Result<PathBuf> {
         let mut inner = self.open()?;
-        // Mode 0700. Not removed by its own drop, which would go into what is mounted there.
-        let dir = tempfile::Builder::new().prefix("kernfs-demo-").tempdir();
-        let path = dir.context("cannot make a directory to mount on")?.keep();
-        // The sweeper works elsewhere.
-        let path = fs::canonicalize(path)?;
-        let sweeper = Sweeper::start(&path).inspect_err(|_| drop(fs::remove_dir(&path)))?;
-        inner.dir = Some(TemporaryDir { path: path.clone(), sweeper });
+        let dir = TemporaryDir::new_in(&std::env::temp_dir());
+        let dir = dir.context("cannot make a directory to mount on")?;
+        let path = dir.path.clone();
+        inner.dir = Some(dir);
+        Ok(path)
+    }
+
+    /// Makes a group of cgroup2 in another one: a directory there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made there, or all has ended.
+    pub(crate) fn group(&self, parent: &Path) -> Result<PathBuf> {
+        let mut inner = self.open()?;
+        let group = TemporaryDir::new_in(parent)?;
+        let path = group.path.clone();
+        inner.group = Some(group);
         Ok(path)
     }
 
@@ -98,6 +109,22 @@ impl Belongings {
         self.lock().mount.as_ref().map_or(0, |mount| mount.stats().parked)
     }
 
+    /// Waits for the end of a process; returns the signal that killed it, if one did.
+    pub(crate) fn killed_by(&self, pid: u32, until: Instant) -> Option<i32> {
+        loop {
+            let mut inner = self.lock();
+            let process = inner.processes.iter_mut().find(|process| process.id() == pid)?;
+            if let Ok(Some(status)) = process.try_wait() {
+                return status.signal();
+            }
+            drop(inner);
+            if Instant::now() >= until {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Removes a directory that was made in vain.
     pub(crate) fn remove_dir(&self) {
         if let Some(dir) = self.lock().dir.take() {
@@ -122,8 +149,10 @@ impl Belongings {
         // Those that were stuck in the mount.
         end(&mut processes);
         let removed = inner.dir.take().map_or(Ok(()), TemporaryDir::remove);
+        let group_removed = inner.group.take().map_or(Ok(()), TemporaryDir::remove);
         unmounted?;
-        removed.context("cannot remove the directory that was mounted on")
+        removed.context("cannot remove the directory that was mounted on")?;
+        group_removed.context("cannot remove the group of cgroup2")
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Inner>> {
@@ -145,6 +174,15 @@ impl Drop for Belongings {
 }
 
 impl TemporaryDir {
+    fn new_in(parent: &Path) -> Result<Self> {
+        // Mode 0700. Not removed by its own drop, which would go into what is mounted there.
+        let path = tempfile::Builder::new().prefix("kernfs-demo-").tempdir_in(parent)?.keep();
+        // The sweeper works elsewhere.
+        let path = fs::canonicalize(path)?;
+        let sweeper = Sweeper::start(&path).inspect_err(|_| drop(fs::remove_dir(&path)))?;
+        Ok(Self { path, sweeper })
+    }
+
     fn remove(self) -> io::Result<()> {
         let removed = fs::remove_dir(&self.path);
         // Tries for longer, and unmounts whatever is in its way.

@@ -27,6 +27,8 @@ mod asleep;
 
 mod holder;
 
+mod linux;
+
 mod reach;
 
 mod promise;
@@ -49,6 +51,7 @@ use self::ground::Ground;
 use self::holder::Holder;
 use self::ledger::{Balance, Ledger};
 use self::line::Command;
+use self::linux::Linux;
 use self::moment::Moment;
 use self::reach::{Reach, Wanted};
 use self::report::Report;
@@ -65,6 +68,8 @@ pub(crate) struct Options {
     pub(crate) from: Option<PathBuf>,
     /// How holders are to reach the copy.
     pub(crate) wanted: Wanted,
+    /// Have the same holders meet a removal by Linux's own kernfs.
+    pub(crate) beside_linux: bool,
     /// Stop when everybody holds, until a signal comes; for tests.
     pub(crate) pause: bool,
 }
@@ -81,7 +86,7 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// [`WrongUsage`] if the directories cannot be used; or the demo could not
+/// [`WrongUsage`] if the directories cannot be used, or Linux's own kernfs; or the demo could not
 /// be finished. That the promise did not hold is no error but in the report.
 pub(crate) fn run(options: &Options, belongings: &Belongings, stage: &Stage) -> Result<Report> {
     stage.enter("reading the directory");
@@ -95,12 +100,16 @@ pub(crate) fn run(options: &Options, belongings: &Belongings, stage: &Stage) -> 
     let slow = Arc::clone(device.slow());
     belongings.release_at_end(move || slow.severing.open());
 
+    let mut linux = options.beside_linux.then(|| Linux::open(belongings)).transpose()?;
     stage.enter("mounting");
     let reach = Reach::open(&device.tree, &options.wanted, root.as_deref(), belongings)?;
 
     stage.enter("waiting for holders to take hold");
     let ground = ground(&device, &reach)?;
     let mut holders = take_hold(&device, &ground, &reach, belongings)?;
+    if let Some(linux) = &mut linux {
+        linux.take_hold(reach.roles(), HOLD_LIMIT, belongings)?;
+    }
     if options.pause {
         stage.enter("pausing");
         pause();
@@ -110,18 +119,21 @@ pub(crate) fn run(options: &Options, belongings: &Belongings, stage: &Stage) -> 
     let (removal, tree, events) = sever(device, &ground, &mut holders)?;
 
     stage.enter("asking the holders");
-    let rows = ask(&holders, &removal);
-    let dead_after = dead(&mut holders, Phase::Gone).len();
+    let rows = ask(&holders, &removal, belongings);
+    let dead_after = dead(&mut holders, Phase::Gone, belongings).len();
 
     stage.enter("serving the same names again");
-    let reuse = reuse_names(&tree, events, &mut holders)?;
+    let reuse = reuse_names(&tree, events, &mut holders, belongings)?;
 
     stage.enter("closing what the holders hold");
     let until = Instant::now() + ANSWER_LIMIT;
     holders.into_iter().for_each(|holder| holder.close(until));
     let (end, left_open) = balance_once_closed(&tree, &removal.ledger, until);
     let facts = Facts { removal, dead_after, reuse, end, left_open };
-    Ok(Report::new(copied, reach, rows, &facts))
+
+    stage.enter("waiting for Linux's own removal");
+    let linux = linux.map(|linux| linux.remove(belongings)).transpose()?;
+    Ok(Report::new(copied, reach, rows, &facts, linux))
 }
 
 /// All that was observed, to be held against the promise.
@@ -204,8 +216,8 @@ fn take_hold(
 ) -> Result<Vec<Holder>> {
     let roles = reach.roles().iter();
     let holders = roles.map(|&(role, place)| Holder::start(role, place, ground, belongings));
-    let holders = holders.collect::<Result<Vec<_>>>()?;
-    for holder in &holders {
+    let mut holders = holders.collect::<Result<Vec<_>>>()?;
+    for holder in &mut holders {
         holder.wait_until_it_holds(HOLD_LIMIT)?;
     }
     ensure!(device.slow().inside.wait(HOLD_LIMIT), "no reader came to the slow driver in time");
@@ -258,10 +270,10 @@ fn sever(
     drain(draining)?;
     let removed = Moment::now().since(begun);
     let balance = ledger.balance();
+    let held = tree.usage().open_files;
     ledger.close();
     late.iter_mut().for_each(|holder| holder.look());
 
-    let held = tree.usage().open_files;
     let Drivers { events, back, all } = files.into_drivers();
     let removal = Removal {
         begun,
@@ -285,30 +297,36 @@ fn drain(draining: Draining) -> Result<()> {
 }
 
 /// Asks everybody what they got.
-fn ask(holders: &[Holder], removal: &Removal) -> Vec<Row> {
+fn ask(holders: &[Holder], removal: &Removal, belongings: &Belongings) -> Vec<Row> {
     let until = Instant::now() + ANSWER_LIMIT;
     let row = |holder: &Holder| Row {
         role: holder.role,
         pid: holder.pid,
         holds: holder.holds.clone(),
         expected: holder.role.expected(removal.rest),
-        got: holder.got(until).map(|(answer, at)| (answer, at.since(removal.begun))),
+        got: holder.got(until, belongings).map(|(answer, at)| (answer, at.since(removal.begun))),
     };
     holders.iter().map(row).collect()
 }
 
 /// Lets everybody try again, and returns those who got what they ought to: as a rule, nothing.
-fn dead(holders: &mut [Holder], phase: Phase) -> Vec<Role> {
+fn dead(holders: &mut [Holder], phase: Phase, belongings: &Belongings) -> Vec<Role> {
     // All before the first answer, for one that sleeps on uses the time of all up.
     holders.iter_mut().for_each(|holder| holder.ask(Command::Afresh));
     let until = Instant::now() + ANSWER_LIMIT;
-    let as_expected =
-        |holder: &&Holder| holder.got_again(until) == Some(holder.role.expected_again(phase));
+    let as_expected = |holder: &&Holder| {
+        holder.got_again(until, belongings) == Some(holder.role.expected_again(phase))
+    };
     holders.iter().filter(as_expected).map(|holder| holder.role).collect()
 }
 
 /// Lets the driver that came back serve its old name again, with books of its own.
-fn reuse_names(tree: &Tree, events: Option<Events>, holders: &mut [Holder]) -> Result<Reuse> {
+fn reuse_names(
+    tree: &Tree,
+    events: Option<Events>,
+    holders: &mut [Holder],
+    belongings: &Belongings,
+) -> Result<Reuse> {
     let Some(events) = events else {
         return Ok(Reuse { served: false, dead: 0, dead_when_shown: false });
     };
@@ -316,15 +334,16 @@ fn reuse_names(tree: &Tree, events: Option<Events>, holders: &mut [Holder]) -> R
     let dir = tree.root().add_dir(DEVICE, Mode::DIR)?;
     let file = dir.add_file(EVENTS, Mode::RO, events)?;
     let (served, dead): (Vec<_>, Vec<_>) =
-        dead(holders, Phase::Reused).into_iter().partition(|role| role.comes_late());
+        dead(holders, Phase::Reused, belongings).into_iter().partition(|role| role.comes_late());
 
     // Who came late has it open now.
     let refused: Answer = Errno::ENODEV.into();
     drain(file.hide())?;
-    let dead_when_hidden = ask_latecomer(holders, Command::Again).as_ref() == Some(&refused);
+    let mut ask_latecomer = |command| ask_latecomer(holders, command, belongings);
+    let dead_when_hidden = ask_latecomer(Command::Again).as_ref() == Some(&refused);
     file.show();
-    let dead_when_shown = ask_latecomer(holders, Command::Again).as_ref() == Some(&refused);
-    let opened_again = ask_latecomer(holders, Command::Afresh);
+    let dead_when_shown = ask_latecomer(Command::Again).as_ref() == Some(&refused);
+    let opened_again = ask_latecomer(Command::Afresh);
     let served_again = opened_again == Some(Role::Latecomer.expected_again(Phase::Reused));
     let _events: Events = match file.sever().wait_timeout(REMOVE_LIMIT) {
         Ok(driver) => driver,
@@ -337,10 +356,14 @@ fn reuse_names(tree: &Tree, events: Option<Events>, holders: &mut [Holder]) -> R
     })
 }
 
-fn ask_latecomer(holders: &mut [Holder], command: Command) -> Option<Answer> {
+fn ask_latecomer(
+    holders: &mut [Holder],
+    command: Command,
+    belongings: &Belongings,
+) -> Option<Answer> {
     let latecomer = holders.iter_mut().find(|holder| holder.role.comes_late())?;
     latecomer.ask(command);
-    latecomer.got_again(Instant::now() + ANSWER_LIMIT)
+    latecomer.got_again(Instant::now() + ANSWER_LIMIT, belongings)
 }
 
 /// Returns how things stand when all is closed, and how many files are still open.

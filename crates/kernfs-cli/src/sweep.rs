@@ -1,8 +1,9 @@
-//! A process that takes a temporary mount away when the one that made it is gone: `kernfs sweep`.
+//! A process that takes a temporary directory away when the one that made it is gone:
+//! `kernfs sweep`.
 //!
-//! Whoever is killed can clear nothing away, and leaves a dead mount behind. The sweeper waits for
-//! the end of a pipe that only the other process keeps open. The directory is theirs alone, so
-//! that whatever is mounted there is the dead mount.
+//! Whoever is killed can clear nothing away, and leaves a dead mount behind, or a group of cgroup2.
+//! The sweeper waits for the end of a pipe that only the other process keeps open. The directory is
+//! theirs alone, so that whatever is mounted there is the dead mount.
 
 use std::fs;
 use std::io::{self, Read};

@@ -2,12 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Output};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -15,7 +13,9 @@ use tempfile::TempDir;
 
 mod support;
 
-use support::{demo, demo_command, is_mounted, json_of, processes_with, said, small_dir};
+use support::{
+    Paused, demo, demo_command, eventually, is_mounted, json_of, processes_with, said, small_dir,
+};
 
 /// A mount point of its own, and what is copied.
 struct Place {
@@ -56,47 +56,9 @@ fn place() -> Option<Place> {
     None
 }
 
-fn eventually(mut is_true: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !is_true() {
-        assert!(Instant::now() < until, "not in time");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Tells whether a mount has lost its server; of what stat(2) tells, the kernel has a copy.
 fn is_dead(on: &Path) -> bool {
     matches!(rustix::fs::statfs(on), Err(rustix::io::Errno::NOTCONN))
-}
-
-/// A demo that stands still because everybody holds.
-struct Paused(Child);
-
-impl Paused {
-    fn start(args: &[&OsStr]) -> Self {
-        Self::start_in(&std::env::temp_dir(), args)
-    }
-
-    /// Starts one that makes its temporary directories in this one.
-    fn start_in(temporary: &Path, args: &[&OsStr]) -> Self {
-        let mut command = demo_command(&[args, &["--pause".as_ref()]].concat());
-        let mut child = command.env("TMPDIR", temporary).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert_eq!(line, "paused\n");
-        child.stderr = Some(stderr.into_inner());
-        Self(child)
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
-    }
-
-    fn end_by(self, signal: Signal) -> Output {
-        kill_process(self.pid(), signal).unwrap();
-        self.0.wait_with_output().unwrap()
-    }
 }
 
 #[test]
@@ -108,16 +70,18 @@ fn processes_are_let_go_through_the_mount() {
     assert_eq!(json["reach"]["mounted_on"], place.on.path().to_str().unwrap());
     let holders = json["holders"].as_array().unwrap();
     let processes: Vec<_> = holders.iter().filter(|it| it["pid"].is_u64()).collect();
-    assert_eq!((holders.len(), processes.len()), (12, 9));
+    assert_eq!((holders.len(), processes.len()), (13, 10));
     for holder in holders {
         assert_eq!(holder["as_expected"], true, "{holder}");
         assert!(holder["after_micros"].is_u64(), "{holder}");
     }
+    let page = holders.iter().find(|it| it["who"] == "mapped page").unwrap();
+    assert_eq!(page["got"], "SIGBUS");
     let inside = holders.iter().find(|it| it["who"] == "inside the read").unwrap();
     assert_eq!(json["owner"]["stuck_on"][0]["pid"], inside["pid"]);
     let owner = &json["owner"];
-    assert_eq!((&owner["opens"], &owner["releases"]), (&10.into(), &10.into()));
-    assert_eq!((&owner["frees"], &owner["frees_before_close"]), (&10.into(), &0.into()));
+    assert_eq!((&owner["opens"], &owner["releases"]), (&11.into(), &11.into()));
+    assert_eq!((&owner["frees"], &owner["frees_before_close"]), (&11.into(), &0.into()));
     place.assert_left_as_it_was();
 }
 
@@ -139,7 +103,7 @@ fn sigint_and_sigterm_unmount_and_end_the_holders() {
         assert!(is_mounted(place.on.path()));
         let held = processes_with(place.on.path().to_str().unwrap());
         // The demo, the watchdog of its mount, and the holders.
-        assert_eq!(held.len(), 2 + 9, "{held:#?}");
+        assert_eq!(held.len(), 2 + 10, "{held:#?}");
         let output = paused.end_by(signal);
         assert_eq!(output.status.code(), Some(status), "{}", said(&output));
         assert!(said(&output).ends_with(&format!("stopped by {name}\n")), "{}", said(&output));

@@ -5,6 +5,7 @@ use std::io;
 use std::str::FromStr;
 
 use kernfs::{Errno, Events};
+use signal_hook::low_level::signal_name;
 
 /// What a holder gets: one thing, or several in a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(crate) enum Part {
     Entries(usize),
     /// An error.
     Error(Errno),
+    /// The end, by a signal of this number.
+    Signal(i32),
 }
 
 impl Answer {
@@ -104,6 +107,10 @@ impl fmt::Display for Part {
             }
             Self::Entries(0) => f.write_str("end"),
             Self::Entries(count) => write!(f, "{count} entries"),
+            Self::Signal(signal) => match signal_name(*signal) {
+                Some(name) => f.write_str(name),
+                None => write!(f, "signal {signal}"),
+            },
             Self::Error(errno) => match errno.name() {
                 Some(name) => f.write_str(name),
                 None => write!(f, "error {}", errno.raw()),
@@ -121,6 +128,7 @@ impl Answer {
             Part::Sets(sets) => format!("sets:{}", sets.bits()),
             Part::Entries(count) => format!("entries:{count}"),
             Part::Error(errno) => format!("errno:{}", errno.raw()),
+            Part::Signal(signal) => format!("signal:{signal}"),
         });
         words.collect::<Vec<_>>().join(",")
     }
@@ -150,6 +158,7 @@ fn part_of(word: &str) -> Option<Part> {
         "sets" => events().map(Part::Sets),
         "entries" => number.parse().ok().map(Part::Entries),
         "errno" => number.parse().ok().and_then(Errno::from_raw).map(Part::Error),
+        "signal" => number.parse().ok().map(Part::Signal),
         _ => None,
     }
 }
@@ -167,6 +176,7 @@ mod tests {
         assert_eq!(Answer::all_sets().to_string(), "rd+wr+ex");
         assert_eq!(Answer::end_of_dir().to_string(), "end, ENOENT");
         assert_eq!(Answer::from(Part::Entries(3)).to_string(), "3 entries");
+        assert_eq!(Answer::from(Part::Signal(7)).to_string(), "SIGBUS");
         let unnamed = Errno::from_raw(107).unwrap();
         assert_eq!(Answer::from(unnamed).to_string(), "error 107");
     }
@@ -179,6 +189,7 @@ mod tests {
             Answer::all_sets(),
             Answer::end_of_dir(),
             Answer::from(Errno::from_raw(107).unwrap()),
+            Answer::from(Part::Signal(7)),
         ] {
             assert_eq!(answer.to_wire().parse::<Answer>().unwrap(), answer);
         }

@@ -1,7 +1,7 @@
 //! How to know that somebody sleeps, without sleeping until it is likely.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,18 +15,34 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 ///
 /// It does not sleep in time, or has ended.
-pub(crate) fn wait_until_asleep(thread: &Path, how: Sleep, until: Instant) -> Result<()> {
+pub(crate) fn wait_until_asleep(thread: &Path, how: Sleep, until: Instant) -> Result<Asleep> {
     let thread = Path::new("/proc").join(thread);
     let mut before = None;
     while Instant::now() < until {
         let seen = Seen::look(&thread, how).context("cannot see whether it sleeps")?;
-        if seen.is_some() && seen == before {
-            return Ok(());
+        match seen {
+            Some(seen) if before.as_ref() == Some(&seen) => {
+                return Ok(Asleep { thread, how, seen });
+            }
+            _ => before = seen,
         }
-        before = seen;
         thread::sleep(Duration::from_micros(500));
     }
     bail!("did not fall asleep in time")
+}
+
+/// A thread that was seen to sleep.
+pub(crate) struct Asleep {
+    thread: PathBuf,
+    how: Sleep,
+    seen: Seen,
+}
+
+impl Asleep {
+    /// Tells whether it has slept on ever since, and was not woken for a moment either.
+    pub(crate) fn sleeps_on(&self) -> bool {
+        Seen::look(&self.thread, self.how).is_ok_and(|seen| seen.as_ref() == Some(&self.seen))
+    }
 }
 
 /// Who lets somebody sleep.
@@ -75,14 +91,19 @@ mod tests {
     #[test]
     fn a_thread_that_sleeps_is_known_to_sleep() {
         let (say, hear) = mpsc::channel();
-        let (_awake, wake_up) = mpsc::channel::<()>();
+        let (awake, wake_up) = mpsc::channel::<()>();
         thread::spawn(move || {
             say.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
             let _ = wake_up.recv();
         });
         let thread = hear.recv().unwrap();
-        wait_until_asleep(&thread, Sleep::Itself, Instant::now() + Duration::from_secs(10))
-            .unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        let asleep = wait_until_asleep(&thread, Sleep::Itself, until).unwrap();
+        assert!(asleep.sleeps_on());
+        drop(awake);
+        while asleep.sleeps_on() {
+            assert!(Instant::now() < until, "not woken in time");
+        }
     }
 
     #[test]

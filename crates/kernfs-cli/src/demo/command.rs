@@ -38,6 +38,11 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     in_process: bool,
 
+    /// Let the same holders meet a removal by Linux's own kernfs, a rmdir of cgroup2, and show what
+    /// that gives them
+    #[arg(long, conflicts_with = "in_process")]
+    kernel: bool,
+
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -51,6 +56,7 @@ const AFTER_HELP: &str = "\
 Examples:
   kernfs demo
   kernfs demo --from /sys/class --mount /mnt
+  kernfs demo --kernel
   kernfs demo --json | jq '.promise[] | select(.held | not)'
 
 Output:
@@ -61,7 +67,12 @@ Output:
   call of `sever` began. Events are those of poll(2), rd+wr+ex the three sets
   of select(2). `9 B, ENODEV` are 9 bytes that had been rendered before, and
   then the error; `end, ENOENT` is the end of a listing, and what looking up a
-  child gives. Who comes too late tries the path when the removal has returned.
+  child gives. Who comes too late tries the path when the removal has returned;
+  who has mapped a page touches it then, and SIGBUS ends the process.
+  With --kernel, LINUX is what the same holder got from a rmdir of a group of
+  cgroup2, with the nearest file that there is: `still asleep` is a process
+  that was not woken, so long after the rmdir began; it is ended then. `-` is
+  a holder that cgroup2 has no file for; lines below the table say why.
 
 JSON:
   version   1; goes up when a field is taken away or changes its meaning
@@ -71,16 +82,20 @@ JSON:
   reach     mode (`mount` or `in-process`), why; mounted_on (or null);
             recovered: whether a dead mount was cleared away there
   holders   who, pid (or null), holds, expected, got (null: nothing),
-            as_expected, after_micros
+            as_expected, after_micros; linux (null without --kernel): holds
+            (`.` is the group itself), got, after_micros, still_asleep,
+            why_not: why there is nothing like it, and null else
   owner     drivers, drivers_back; opens, releases, frees,
             frees_before_close; sever_micros, remove_micros, driver_micros
             (when the driver left that was inside); stuck_on: what the
             removal waited for (operation, name, pid)
   promise   point (1 to 6), says, held, seen
+  linux     null without --kernel; release, group, remove_micros
   Names are escaped where they could steer a terminal.
 
 Signals:
-  SIGINT and SIGTERM end the holders and unmount; a second one kills at once.
+  SIGINT and SIGTERM end the holders, unmount, and remove the group of cgroup2;
+  a second one kills at once.
   Whatever way it ends, holders end too, and nothing is left in a directory of
   its own. A dead mount on the directory of --mount is cleared away when that
   is used again.
@@ -88,7 +103,8 @@ Signals:
 Exit status:
   0    every point of the promise held
   1    some point did not hold, or the demo could not be finished
-  2    wrong usage, or a directory that cannot be served or mounted on
+  2    wrong usage, a directory that cannot be served or mounted on, or no
+       cgroup2 for --kernel
   130  stopped by SIGINT
   143  stopped by SIGTERM
 ";
@@ -98,13 +114,13 @@ const DEADLINE: Duration = Duration::from_secs(40);
 
 impl DemoArgs {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Self { from, mount, in_process, json, pause } = self;
+        let Self { from, mount, in_process, kernel, json, pause } = self;
         let wanted = match mount {
             Some(dir) => Wanted::MountOn(dir),
             None if in_process => Wanted::InProcess,
             None => Wanted::MountIfPossible,
         };
-        let options = Options { from, wanted, pause };
+        let options = Options { from, wanted, beside_linux: kernel, pause };
         let report = demonstrate(options)?;
         terminal::print(&if json {
             report.to_json()?

@@ -1,9 +1,10 @@
 //! A holder as the owner sees it: a line to talk on, and a thread or a process at its other end.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command as Program, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
 use crate::belongings::Belongings;
-use crate::demo::answer::Answer;
-use crate::demo::asleep::{Sleep, wait_until_asleep};
+use crate::demo::answer::{Answer, Part};
+use crate::demo::asleep::{Asleep, Sleep, wait_until_asleep};
 use crate::demo::ground::Ground;
 use crate::demo::in_process;
 use crate::demo::line::{Command, Line, Message};
@@ -30,6 +31,10 @@ pub(crate) struct Holder {
     pub(crate) pid: Option<u32>,
     say: Say,
     hear: Receiver<Message>,
+    /// How it was seen to sleep, if it does.
+    asleep: Option<Asleep>,
+    /// When the process was seen to have ended.
+    ended: Arc<OnceLock<Moment>>,
     /// The thread that plays the part, or that listens to the process.
     thread: JoinHandle<()>,
 }
@@ -54,7 +59,11 @@ impl Holder {
     ) -> Result<Self> {
         match place {
             Place::Thread => Self::start_thread(role, ground),
-            Place::Process => Self::start_process(role, ground, belongings),
+            Place::Process => {
+                let mount = ground.mount.as_ref().context("nothing is mounted")?;
+                let holds = role.holds(&ground.text);
+                Self::start_process(role, mount, holds, ground.half, belongings)
+            }
         }
         .with_context(|| format!("cannot start '{}'", role.name()))
     }
@@ -73,19 +82,31 @@ impl Holder {
             };
             line.perform(|line| in_process::play(role, line, &ground, &path));
         })?;
-        Ok(Self { role, holds, pid: None, say: Say::Thread(say), hear, thread })
+        let (asleep, ended) = (None, Arc::default());
+        Ok(Self { role, holds, pid: None, say: Say::Thread(say), hear, asleep, ended, thread })
     }
 
-    fn start_process(role: Role, ground: &Ground, belongings: &Belongings) -> Result<Self> {
-        let mount = ground.mount.as_ref().context("nothing is mounted")?;
-        let holds = role.holds(&ground.text);
+    /// Starts a holder that is a process, on a path below a directory.
+    ///
+    /// # Errors
+    ///
+    /// There is no process or thread for it.
+    pub(crate) fn start_process(
+        role: Role,
+        dir: &Path,
+        holds: PathBuf,
+        half: usize,
+        belongings: &Belongings,
+    ) -> Result<Self> {
         let kind = role.to_possible_value().context("a role without a name")?;
         let mut program = Program::new("/proc/self/exe");
-        program.arg("holder").arg(kind.get_name()).arg(mount.join(&holds));
-        program.arg("--half").arg(ground.half.to_string());
+        program.arg("holder").arg(kind.get_name()).arg(dir.join(&holds));
+        program.arg("--half").arg(half.to_string());
         program.stdin(Stdio::piped()).stdout(Stdio::piped());
         let (pid, stdin, stdout) = belongings.start(&mut program)?;
         let (say_owner, hear) = mpsc::channel();
+        let ended = Arc::new(OnceLock::new());
+        let has_ended = Arc::clone(&ended);
         let thread = thread::Builder::new().name(role.name().into()).spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let message = Message::from_wire(&line, pid);
@@ -93,8 +114,10 @@ impl Holder {
                 // The owner may have given up: nobody wants to know.
                 let _ = say_owner.send(message);
             }
+            let _ = has_ended.set(Moment::now());
         })?;
-        Ok(Self { role, holds, pid: Some(pid), say: Say::Process(stdin), hear, thread })
+        let (say, pid) = (Say::Process(stdin), Some(pid));
+        Ok(Self { role, holds, pid, say, hear, asleep: None, ended, thread })
     }
 
     /// Waits until it holds.
@@ -102,13 +125,15 @@ impl Holder {
     /// # Errors
     ///
     /// It could not take hold, or not in time.
-    pub(crate) fn wait_until_it_holds(&self, limit: Duration) -> Result<()> {
+    pub(crate) fn wait_until_it_holds(&mut self, limit: Duration) -> Result<()> {
         let until = Instant::now() + limit;
         // A read that blocks is a request that is not answered, which the mount counts.
         let how = if self.role == Role::BlockedReader { Sleep::Anyhow } else { Sleep::Itself };
         let holds = match self.hear_until(until) {
             Some(Message::Holding) => Ok(()),
-            Some(Message::Asleep(thread)) => wait_until_asleep(&thread, how, until),
+            Some(Message::Asleep(thread)) => {
+                wait_until_asleep(&thread, how, until).map(|asleep| self.asleep = Some(asleep))
+            }
             Some(Message::Failed(why)) => Err(anyhow!(why)),
             Some(Message::Got(answer, _) | Message::Again(answer)) => {
                 Err(anyhow!("was let go too early, with {answer}"))
@@ -124,11 +149,17 @@ impl Holder {
     }
 
     /// Waits for what it got, and when.
-    pub(crate) fn got(&self, until: Instant) -> Option<(Answer, Moment)> {
-        match self.hear_until(until)? {
-            Message::Got(answer, at) => Some((answer, at)),
-            _ => None,
+    pub(crate) fn got(&self, until: Instant, belongings: &Belongings) -> Option<(Answer, Moment)> {
+        match self.hear_until(until) {
+            Some(Message::Got(answer, at)) => Some((answer, at)),
+            Some(_) => None,
+            None => self.killed_by(until, belongings).zip(self.ended.get().copied()),
         }
+    }
+
+    /// Tells whether it has slept on ever since it held.
+    pub(crate) fn sleeps_on(&self) -> bool {
+        self.asleep.as_ref().is_some_and(Asleep::sleeps_on)
     }
 
     /// Asks it to try once more; it may have been let go or not.
@@ -137,10 +168,11 @@ impl Holder {
     }
 
     /// Waits for what it got when it tried again.
-    pub(crate) fn got_again(&self, until: Instant) -> Option<Answer> {
-        match self.hear_until(until)? {
-            Message::Again(answer) => Some(answer),
-            _ => None,
+    pub(crate) fn got_again(&self, until: Instant, belongings: &Belongings) -> Option<Answer> {
+        match self.hear_until(until) {
+            Some(Message::Again(answer)) => Some(answer),
+            Some(_) => None,
+            None => self.killed_by(until, belongings),
         }
     }
 
@@ -156,6 +188,12 @@ impl Holder {
             // A panic has been printed, and was found missing in what it got.
             let _ = thread.join();
         }
+    }
+
+    /// Returns the signal that has ended the process, if one has.
+    fn killed_by(&self, until: Instant, belongings: &Belongings) -> Option<Answer> {
+        self.ended.get()?;
+        belongings.killed_by(self.pid?, until).map(|signal| Part::Signal(signal).into())
     }
 
     fn tell(&mut self, command: Command) {

@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::mpsc::{self, Receiver};
@@ -19,12 +19,15 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use kernfs::{Errno, Events};
 use nix::sys::select::{FdSet, select};
+use nix::sys::time::TimeVal;
 use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, OFlags, RawDir, SeekFrom};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use crate::demo::answer::{Answer, Part, errno_of};
-use crate::demo::device::FIRST_EVENT;
+use crate::demo::device::MEMORY_BYTES;
 use crate::demo::line::{Again, Command, Line, Message};
 use crate::demo::role::Role;
 
@@ -94,6 +97,7 @@ fn play(role: Role, line: &Line, path: &Path, half: usize) -> Result<Again> {
         }
         Role::Lister => list_one_half(line, path),
         Role::InsideReader => go_inside(line, path),
+        Role::Toucher => touch_what_was_mapped(line, path),
         Role::Latecomer => come_too_late(line, path),
         Role::TokioTask | Role::HandMadeTask | Role::Mapper => {
             bail!("lives in the owner's process")
@@ -147,17 +151,29 @@ fn in_poll(_: &File) -> io::Result<Asleep> {
     }))
 }
 
-fn in_select(_: &File) -> io::Result<Asleep> {
-    Ok(Box::new(|file| {
-        let file = file.as_fd();
-        let mut sets = [FdSet::new(), FdSet::new(), FdSet::new()];
-        sets.iter_mut().for_each(|set| set.insert(file));
-        let [read, write, except] = &mut sets;
-        select(None, read, write, except, None)?;
-        let names = [Events::IN, Events::OUT, Events::PRI];
-        let named = sets.iter().zip(names).filter(|(set, _)| set.contains(file));
-        Ok(Part::Sets(named.map(|(_, name)| name).collect()).into())
+fn in_select(file: &File) -> io::Result<Asleep> {
+    let all = Events::IN | Events::OUT | Events::PRI;
+    // Linux's own files are in the first two at any time, and there is nothing to wait for.
+    let wanted = all - select_in(file.as_fd(), all, Some(&mut TimeVal::new(0, 0)))?;
+    Ok(Box::new(move |file| {
+        let sets = select_in(file.as_fd(), wanted, None)?;
+        Ok(Part::Sets(sets).into())
     }))
+}
+
+/// Waits for those of the three sets that are asked for; returns those that the descriptor is in.
+fn select_in(
+    file: BorrowedFd<'_>,
+    wanted: Events,
+    limit: Option<&mut TimeVal>,
+) -> io::Result<Events> {
+    let names = [Events::IN, Events::OUT, Events::PRI];
+    let mut sets = [FdSet::new(), FdSet::new(), FdSet::new()];
+    let asked = sets.iter_mut().zip(names).filter(|(_, name)| wanted.contains(*name));
+    asked.for_each(|(set, _)| set.insert(file));
+    let [read, write, except] = &mut sets;
+    select(file.as_raw_fd() + 1, read, write, except, limit)?;
+    Ok(sets.iter().zip(names).filter(|(set, _)| set.contains(file)).map(|(_, name)| name).collect())
 }
 
 fn in_epoll(file: &File, flags: epoll::EventFlags) -> io::Result<Asleep> {
@@ -221,6 +237,28 @@ fn go_inside(line: &Line, path: &Path) -> Result<Again> {
     Ok(Box::new(move |_| refused(&file)))
 }
 
+fn touch_what_was_mapped(line: &Line, path: &Path) -> Result<Again> {
+    // It is to die by a signal, which is no reason to leave a core behind.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let pages = FileOffset::new(file.try_clone()?, 0);
+    let pages = MmapRegion::<()>::from_file(pages, MEMORY_BYTES)?;
+    let place = pages.get_ref::<u8>(100)?;
+    place.store(b'm');
+    ensure!(place.load() == b'm', "the mapping lost what was written");
+    line.holding();
+    line.wait_to_look()?;
+    let refused_first = refused(&file);
+    if refused_first == Errno::ENODEV.into() {
+        // Here it ends, unless the page has outlived the file.
+        let byte = place.load();
+        line.got(Ok(usize::from(byte == b'm')));
+    } else {
+        line.got(refused_first);
+    }
+    Ok(Box::new(move |_| refused(&file)))
+}
+
 fn come_too_late(line: &Line, path: &Path) -> Result<Again> {
     // Now the kernel knows the name; nothing is held of the file.
     fs::metadata(path)?;
@@ -247,7 +285,7 @@ fn open_events(path: &Path) -> Result<File> {
     let mut file = File::open(path)?;
     let mut buf = [0; 64];
     let len = file.read(&mut buf)?;
-    ensure!(&buf[..len] == FIRST_EVENT, "the first event is not the one that was sent");
+    ensure!(len > 0, "there is no first event");
     Ok(file)
 }
 

@@ -1,11 +1,15 @@
 //! What is printed: tables, or one JSON object.
 
 use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
+use crate::demo::linux::{Comparison, Fate};
 use crate::demo::promise::{Point, judge};
 use crate::demo::reach::{Mode, Reach};
 use crate::demo::source::{Skipped, Source, What};
@@ -24,6 +28,7 @@ pub(crate) struct Report {
     holders: Vec<Line>,
     owner: Owner,
     promise: Vec<Point>,
+    linux: Option<Linux>,
 }
 
 /// What the directory had.
@@ -48,6 +53,25 @@ struct Line {
     got: Option<String>,
     as_expected: bool,
     after_micros: Option<u128>,
+    linux: Option<Beside>,
+}
+
+/// What became of the same holder by Linux's own kernfs.
+#[derive(Debug, Default, Serialize)]
+struct Beside {
+    holds: Option<String>,
+    got: Option<String>,
+    after_micros: Option<u128>,
+    still_asleep: bool,
+    why_not: Option<&'static str>,
+}
+
+/// Linux's own removal.
+#[derive(Debug, Serialize)]
+struct Linux {
+    release: String,
+    group: String,
+    remove_micros: u128,
 }
 
 /// What the owner got back, and how long it took.
@@ -101,12 +125,28 @@ impl Report {
     const VERSION: u32 = 1;
 
     /// Judges what was observed.
-    pub(crate) fn new(source: Summary, reach: Reach, rows: Vec<Row>, facts: &Facts) -> Self {
+    pub(crate) fn new(
+        source: Summary,
+        reach: Reach,
+        rows: Vec<Row>,
+        facts: &Facts,
+        comparison: Option<Comparison>,
+    ) -> Self {
         let promise = judge(&rows, facts);
         let kept = promise.iter().all(|point| point.held);
-        let holders = rows.into_iter().map(Line::from).collect();
+        let mut holders: Vec<_> = rows.into_iter().map(Line::from).collect();
+        let linux = comparison.map(|Comparison { release, group, removed, fates }| {
+            for (role, fate) in fates {
+                let mut lines = holders.iter_mut();
+                if let Some(line) = lines.find(|line| line.who == role.name()) {
+                    line.linux = Some(fate.into());
+                }
+            }
+            let (release, group) = (printable(release), printable(group));
+            Linux { release, group, remove_micros: removed.as_micros() }
+        });
         let owner = Owner::new(facts);
-        Self { version: Self::VERSION, kept, source, reach, holders, owner, promise }
+        Self { version: Self::VERSION, kept, source, reach, holders, owner, promise, linux }
     }
 
     /// Renders the JSON object, with a line break at its end.
@@ -126,6 +166,7 @@ impl Report {
         self.reach.write_to(&mut out);
         out.push('\n');
         self.holder_table(width).write_to(&mut out);
+        self.write_linux(width, &mut out);
         out.push('\n');
         self.owner.table().write_to(&mut out);
         out.push('\n');
@@ -137,33 +178,58 @@ impl Report {
 
     fn holder_table(&self, width: usize) -> Table {
         let processes = self.holders.iter().any(|line| line.pid.is_some());
-        let mut table = Table { rows: vec![Vec::new()] };
-        for title in ["HOLDER", "PID", "HOLDS", "EXPECTED", "GOT", "AFTER"] {
-            let cell = Cell::new(title, BOLD);
-            table.rows[0].push(if is_number(title) { cell.right_aligned() } else { cell });
-        }
-        for line in &self.holders {
-            let style = verdict_style(line.as_expected);
-            let pid = line.pid.map_or("-".into(), |pid| pid.to_string());
-            let after = line.after_micros.map_or(String::new(), |micros| format!("{micros} µs"));
-            let mut row = vec![
-                Cell::new(line.who, PLAIN),
-                Cell::new(pid, PLAIN).right_aligned(),
-                Cell::new(line.holds.as_str(), PLAIN),
-                Cell::new(line.expected.as_str(), PLAIN),
-                Cell::new(line.got.as_deref().unwrap_or("nothing"), style),
-                Cell::new(after, PLAIN).right_aligned(),
-            ];
-            if !line.as_expected {
-                row.push(Cell::new("FAILED", BAD));
+        let mut titles = vec!["HOLDER", "PID", "HOLDS", "EXPECTED", "GOT", "AFTER"];
+        titles.extend(self.linux.iter().flat_map(|_| ["LINUX", "AFTER"]));
+        let heading = |title: &&str| {
+            let cell = Cell::new(*title, BOLD);
+            if is_number(title) { cell.right_aligned() } else { cell }
+        };
+        let mut table = Table { rows: vec![titles.iter().map(heading).collect()] };
+        table.rows.extend(self.holders.iter().map(Line::cells));
+        let mut columns = titles;
+        let mut remove = |table: &mut Table, title| {
+            let column = columns.iter().position(|column| *column == title);
+            if let Some(column) = column {
+                columns.remove(column);
+                table.remove(column);
             }
-            table.rows.push(row);
+            columns.iter().position(|column| *column == "HOLDS").unwrap_or(0)
+        };
+        let mut holds = remove(&mut table, if processes { "" } else { "PID" });
+        table.elide(holds, width);
+        // With so much beside each other, what can be missed most is left out first.
+        for title in ["PID", "EXPECTED"] {
+            if self.linux.is_some() && table.width() > width {
+                holds = remove(&mut table, title);
+                table.elide(holds, width);
+            }
         }
-        if !processes {
-            table.rows.iter_mut().for_each(|row| drop(row.remove(PID_COLUMN)));
-        }
-        table.elide(if processes { PID_COLUMN + 1 } else { PID_COLUMN }, width);
         table
+    }
+
+    /// Says what the column of Linux is about, and why it has nothing for some.
+    fn write_linux(&self, width: usize, out: &mut String) {
+        let Some(Linux { release, group, remove_micros }) = &self.linux else { return };
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "\n{BOLD}LINUX{BOLD:#} {release}: rmdir took {remove_micros} µs, of");
+        let _ = writeln!(out, "  {group}");
+        let mut notes: Vec<(String, Vec<&str>)> = Vec::new();
+        for (line, beside) in self.holders.iter().filter_map(|it| Some((it, it.linux.as_ref()?))) {
+            let note = match (beside.why_not, beside.holds.as_deref()) {
+                (Some(why), _) => format!("- for {why}"),
+                (_, Some(".")) => "holds the group itself".into(),
+                (_, holds) => format!("holds {}", holds.unwrap_or_default()),
+            };
+            match notes.iter_mut().find(|(other, _)| *other == note) {
+                Some((_, who)) => who.push(line.who),
+                None => notes.push((note, vec![line.who])),
+            }
+        }
+        // What there is comes before what there is not.
+        notes.sort_by_key(|(note, _)| note.starts_with('-'));
+        for (note, who) in notes {
+            write_wrapped(out, &format!("  {note}:"), &who, width);
+        }
     }
 
     fn promise_table(&self) -> Table {
@@ -226,6 +292,89 @@ impl Reach {
     }
 }
 
+impl Line {
+    fn cells(&self) -> Vec<Cell> {
+        let style = verdict_style(self.as_expected);
+        let pid = self.pid.map_or("-".into(), |pid| pid.to_string());
+        let mut row = vec![
+            Cell::new(self.who, PLAIN),
+            Cell::new(pid, PLAIN).right_aligned(),
+            Cell::new(self.holds.as_str(), PLAIN),
+            Cell::new(self.expected.as_str(), PLAIN),
+            Cell::new(self.got.as_deref().unwrap_or("nothing"), style),
+            after(self.after_micros),
+        ];
+        row.extend(self.linux.iter().flat_map(Beside::cells));
+        if !self.as_expected {
+            row.push(Cell::new("FAILED", BAD));
+        }
+        row
+    }
+}
+
+impl Beside {
+    fn cells(&self) -> [Cell; 2] {
+        let got = match (&self.got, self.still_asleep, self.why_not) {
+            (Some(got), ..) => got,
+            (None, true, _) => "still asleep",
+            (None, false, Some(_)) => "-",
+            (None, false, None) => "nothing",
+        };
+        [Cell::new(got, PLAIN), after(self.after_micros)]
+    }
+}
+
+/// Writes a list with as many items on each line as fit.
+fn write_wrapped(out: &mut String, heading: &str, items: &[&str], width: usize) {
+    let mut line = String::from(heading);
+    for (n, item) in items.iter().enumerate() {
+        let end = if n + 1 < items.len() { ";" } else { "" };
+        if line.width() + 1 + item.width() + end.len() > width {
+            out.push_str(&line);
+            out.push('\n');
+            line = "   ".into();
+        }
+        line = line + " " + item + end;
+    }
+    out.push_str(&line);
+    out.push('\n');
+}
+
+/// Renders a time; what was waited for in vain is seconds.
+fn after(micros: Option<u128>) -> Cell {
+    let text = match micros {
+        None => String::new(),
+        Some(micros @ ..1_000_000) => format!("{micros} µs"),
+        Some(micros) => format!("{:.1} s", Duration::from_micros(micros as u64).as_secs_f64()),
+    };
+    Cell::new(text, PLAIN).right_aligned()
+}
+
+impl From<Fate> for Beside {
+    fn from(fate: Fate) -> Self {
+        let holds = |path: PathBuf| {
+            Some(if path.as_os_str().is_empty() { ".".into() } else { printable(path) })
+        };
+        let none = Self::default();
+        match fate {
+            Fate::Got(path, answer, after) => Self {
+                holds: holds(path),
+                got: Some(answer.to_string()),
+                after_micros: Some(after.as_micros()),
+                ..none
+            },
+            Fate::StillAsleep(path, after) => Self {
+                holds: holds(path),
+                after_micros: Some(after.as_micros()),
+                still_asleep: true,
+                ..none
+            },
+            Fate::Silent(path) => Self { holds: holds(path), ..none },
+            Fate::NotOffered(why) => Self { why_not: Some(why), ..none },
+        }
+    }
+}
+
 impl From<Row> for Line {
     fn from(row: Row) -> Self {
         Self {
@@ -236,6 +385,7 @@ impl From<Row> for Line {
             as_expected: row.is_as_expected(),
             after_micros: row.got.as_ref().map(|(_, after)| after.as_micros()),
             got: row.got.map(|(answer, _)| answer.to_string()),
+            linux: None,
         }
     }
 }
@@ -289,9 +439,6 @@ const BOLD: Style = Style::new().bold();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Where the process ids stand in the table of holders.
-const PID_COLUMN: usize = 1;
-
 fn is_number(title: &str) -> bool {
     matches!(title, "PID" | "AFTER")
 }
@@ -308,8 +455,6 @@ pub(crate) mod tests {
     use crate::demo::moment::Moment;
     use crate::demo::role::{Place, Role};
     use crate::demo::{Removal, Reuse};
-    use std::time::Duration;
-    use unicode_width::UnicodeWidthStr;
 
     /// Rows as they ought to be.
     pub(crate) fn rows() -> Vec<Row> {
@@ -339,9 +484,9 @@ pub(crate) mod tests {
             drivers_back: 12,
             drivers: 12,
         };
-        let reuse = Reuse { served: true, dead: 11, dead_when_shown: true };
+        let reuse = Reuse { served: true, dead: 12, dead_when_shown: true };
         let end = Balance { freed_once: 7, ..balance };
-        Facts { removal, dead_after: 12, reuse, end, left_open: 0 }
+        Facts { removal, dead_after: 13, reuse, end, left_open: 0 }
     }
 
     fn reach() -> Reach {
@@ -354,8 +499,12 @@ pub(crate) mod tests {
     }
 
     fn report(rows: Vec<Row>) -> Report {
+        report_beside(rows, None)
+    }
+
+    fn report_beside(rows: Vec<Row>, linux: Option<Comparison>) -> Report {
         let source = Summary { from: "dir".into(), files: 1, dirs: 2, ..Summary::default() };
-        Report::new(source, reach(), rows, &facts())
+        Report::new(source, reach(), rows, &facts(), linux)
     }
 
     fn plain(text: &str) -> String {
@@ -408,13 +557,67 @@ pub(crate) mod tests {
             let keys = value.as_object().unwrap().keys().map(String::as_str);
             keys.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(keys(&json), "holders kept owner promise reach source version");
+        assert_eq!(keys(&json), "holders kept linux owner promise reach source version");
         assert_eq!(keys(&json["source"]), "bytes dirs files from links skipped stopped");
         assert_eq!(keys(&json["reach"]), "mode mounted_on recovered why");
         assert_eq!(json["reach"]["mode"], "mount");
         let holder = &json["holders"][0];
-        assert_eq!(keys(holder), "after_micros as_expected expected got holds pid who");
+        assert_eq!(keys(holder), "after_micros as_expected expected got holds linux pid who");
         assert_eq!(keys(&json["promise"][0]), "held point says seen");
         assert_eq!(json["owner"]["driver_micros"], 5100);
+        assert!(json["linux"].is_null() && holder["linux"].is_null());
+        let json = serde_json::to_value(report_beside(rows(), Some(comparison()))).unwrap();
+        assert_eq!(keys(&json["linux"]), "group release remove_micros");
+        let beside = |n: usize| &json["holders"][n]["linux"];
+        assert_eq!(keys(beside(0)), "after_micros got holds still_asleep why_not");
+        assert_eq!((&beside(2)["still_asleep"], &beside(2)["got"]), (&true.into(), &().into()));
+        assert_eq!(beside(1)["why_not"], "no file of cgroup2 lets a reader sleep");
+    }
+
+    /// What Linux 6.18 gives.
+    fn comparison() -> Comparison {
+        let fate = |(role, _): (Role, Place)| {
+            let fate = match role.holds_of_cgroup2() {
+                Err(why) => Fate::NotOffered(why),
+                Ok(path) if role.sleeps() => {
+                    Fate::StillAsleep(path.into(), Duration::from_millis(1_004))
+                }
+                Ok(path) => {
+                    Fate::Got(path.into(), role.expected(12), Duration::from_micros(12_345))
+                }
+            };
+            (role, fate)
+        };
+        Comparison {
+            release: "6.18".into(),
+            group: "/cg/kernfs-demo-1".into(),
+            removed: Duration::from_micros(90),
+            fates: Role::MOUNTED.into_iter().map(fate).collect(),
+        }
+    }
+
+    #[test]
+    fn what_linux_gave_stands_beside_it() {
+        let report = report_beside(rows(), Some(comparison()));
+        for (width, title) in
+            [(80, "HOLDER           HOLDS"), (120, "HOLDER            PID  HOLDS")]
+        {
+            let text = plain(&report.to_tables(width));
+            assert!(text.contains(title), "{text}");
+            assert!(text.contains("  12 B, ENODEV  12345 µs\n"), "{text}");
+            assert!(text.contains("PRI|ERR       20 µs  still asleep     1.0 s\n"), "{text}");
+            assert!(
+                text.contains("\nLINUX 6.18: rmdir took 90 µs, of\n  /cg/kernfs-demo-1\n"),
+                "{text}"
+            );
+            assert!(text.contains("\n  holds the group itself: half-way lister\n"), "{text}");
+            assert!(
+                text.contains("\n  - for no file of cgroup2 can be mapped: mapped page; mapping\n"),
+                "{text}"
+            );
+            for line in text.lines() {
+                assert!(line.width() <= width, "too wide: {line}");
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use kernfs::{Errno, Events};
+use signal_hook::consts::SIGBUS;
 
 use crate::demo::answer::{Answer, Part};
 use crate::demo::device::{COPY, EVENTS, FIRST_EVENT, MEMORY, SLOW, SLOW_ANSWER};
@@ -29,6 +30,8 @@ pub(crate) enum Role {
     HandMadeTask,
     /// Has mapped memory.
     Mapper,
+    /// Has mapped memory in a process of its own, and touches it when the removal has returned.
+    Toucher,
     /// Has listed one half of a directory; a process also has it as its working directory.
     Lister,
     /// Is inside of the driver.
@@ -36,6 +39,9 @@ pub(crate) enum Role {
     /// Knows the path of the event file, and comes again by it when the removal has returned.
     Latecomer,
 }
+
+/// The text of a group of cgroup2 that is worth to be half-way through.
+pub(crate) const CGROUP_STAT: &str = "cgroup.stat";
 
 /// Where a holder lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +76,7 @@ impl Role {
     ];
 
     /// Those who hold a tree that is mounted, in the order of the table.
-    pub(crate) const MOUNTED: [(Self, Place); 12] = [
+    pub(crate) const MOUNTED: [(Self, Place); 13] = [
         (Self::HalfWayReader, Place::Process),
         (Self::BlockedReader, Place::Process),
         (Self::Poller, Place::Process),
@@ -79,6 +85,7 @@ impl Role {
         (Self::EpollEdge, Place::Process),
         (Self::Lister, Place::Process),
         (Self::InsideReader, Place::Process),
+        (Self::Toucher, Place::Process),
         (Self::Latecomer, Place::Process),
         (Self::TokioTask, Place::Thread),
         (Self::HandMadeTask, Place::Thread),
@@ -97,6 +104,7 @@ impl Role {
             Self::TokioTask => "task of tokio",
             Self::HandMadeTask => "task by hand",
             Self::Mapper => "mapping",
+            Self::Toucher => "mapped page",
             Self::Lister => "half-way lister",
             Self::InsideReader => "inside the read",
             Self::Latecomer => "comes too late",
@@ -107,10 +115,28 @@ impl Role {
     pub(crate) fn holds(self, text: &Path) -> PathBuf {
         match self {
             Self::HalfWayReader => Path::new(COPY).join(text),
-            Self::Mapper => MEMORY.into(),
+            Self::Mapper | Self::Toucher => MEMORY.into(),
             Self::Lister => COPY.into(),
             Self::InsideReader => SLOW.into(),
             _ => EVENTS.into(),
+        }
+    }
+
+    /// Returns the file that it holds of a group of cgroup2, or the group itself; else why there is
+    /// none for it.
+    pub(crate) fn holds_of_cgroup2(self) -> Result<&'static str, &'static str> {
+        match self {
+            Self::HalfWayReader => Ok(CGROUP_STAT),
+            Self::Poller
+            | Self::Selecter
+            | Self::EpollLevel
+            | Self::EpollEdge
+            | Self::Latecomer => Ok("cgroup.events"),
+            Self::Lister => Ok(""),
+            Self::BlockedReader => Err("no file of cgroup2 lets a reader sleep"),
+            Self::InsideReader => Err("no driver of cgroup2 takes its time"),
+            Self::Mapper | Self::Toucher => Err("no file of cgroup2 can be mapped"),
+            Self::TokioTask | Self::HandMadeTask => Err("tasks wait in epoll, as above"),
         }
     }
 
@@ -130,10 +156,10 @@ impl Role {
         self == Self::Latecomer
     }
 
-    /// Tells whether it looks names up, which are gone when the removal has returned, and looks
-    /// only then; descriptors are dead from the beginning.
+    /// Tells whether it looks when the removal has returned: names are gone only then, pages as
+    /// well, and who dies of a page closes its descriptors. Descriptors are dead from the beginning.
     pub(crate) fn looks_late(self) -> bool {
-        matches!(self, Self::Lister | Self::Latecomer)
+        matches!(self, Self::Lister | Self::Latecomer | Self::Toucher)
     }
 
     /// Returns what it is to get, if `rest` bytes of the half-read text are left.
@@ -144,6 +170,7 @@ impl Role {
             Self::BlockedReader | Self::Mapper => Errno::ENODEV.into(),
             Self::Selecter => Answer::all_sets(),
             Self::Lister => Answer::end_of_dir(),
+            Self::Toucher => Part::Signal(SIGBUS).into(),
             Self::Latecomer => Errno::ENOENT.into(),
             Self::Poller
             | Self::EpollLevel
@@ -157,6 +184,8 @@ impl Role {
     pub(crate) fn expected_again(self, phase: Phase) -> Answer {
         match (self, phase) {
             (Self::Lister, _) => Answer::end_of_dir(),
+            // It has ended.
+            (Self::Toucher, _) => Part::Signal(SIGBUS).into(),
             (Self::Latecomer, Phase::Gone) => Errno::ENOENT.into(),
             (Self::Latecomer, Phase::Reused) => Part::Bytes(FIRST_EVENT.len()).into(),
             _ => Errno::ENODEV.into(),

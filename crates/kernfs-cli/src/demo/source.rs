@@ -45,7 +45,7 @@ const DEFAULTS: [&str; 6] = [
 ];
 
 /// The program's own source, which is always at hand.
-const OWN_SOURCE: [(&str, &str); 23] = [
+const OWN_SOURCE: [(&str, &str); 24] = [
     ("main.rs", include_str!("../main.rs")),
     ("belongings.rs", include_str!("../belongings.rs")),
     ("printable.rs", include_str!("../printable.rs")),
@@ -65,6 +65,7 @@ const OWN_SOURCE: [(&str, &str); 23] = [
     ("demo/process.rs", include_str!("process.rs")),
     ("demo/asleep.rs", include_str!("asleep.rs")),
     ("demo/holder.rs", include_str!("holder.rs")),
+    ("demo/linux.rs", include_str!("linux.rs")),
     ("demo/reach.rs", include_str!("reach.rs")),
     ("demo/promise.rs", include_str!("promise.rs")),
     ("demo/report.rs", include_str!("report.rs")),

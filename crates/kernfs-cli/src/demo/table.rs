@@ -56,12 +56,22 @@ impl Table {
     /// Cuts what is in a column, so that the table fits into so many columns of a terminal.
     pub(crate) fn elide(&mut self, column: usize, width: usize) {
         let widths = self.widths();
-        let gaps = 2 * widths.len().saturating_sub(1);
-        let others = widths.iter().sum::<usize>() - widths[column] + gaps;
+        let others = self.width() - widths[column];
         let width = width.saturating_sub(others).max(PATH_WIDTH);
         for row in &mut self.rows {
             row[column].text = elide(&row[column].text, width);
         }
+    }
+
+    /// Returns how many columns of a terminal it takes.
+    pub(crate) fn width(&self) -> usize {
+        let widths = self.widths();
+        widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
+    }
+
+    /// Leaves a column out.
+    pub(crate) fn remove(&mut self, column: usize) {
+        self.rows.iter_mut().for_each(|row| drop(row.remove(column)));
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -79,6 +89,9 @@ impl Table {
         widths
     }
 }
+
+/// The columns of a terminal between two cells.
+const GAP: usize = 2;
 
 /// What is left of a path at least.
 const PATH_WIDTH: usize = 12;

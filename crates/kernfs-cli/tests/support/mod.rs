@@ -4,10 +4,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -66,4 +70,43 @@ pub(crate) fn processes_with(text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Waits until something is so.
+pub(crate) fn eventually(mut is_true: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is_true() {
+        assert!(Instant::now() < until, "not in time");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A demo that stands still because everybody holds.
+pub(crate) struct Paused(pub(crate) Child);
+
+impl Paused {
+    pub(crate) fn start(args: &[&OsStr]) -> Self {
+        Self::start_in(&std::env::temp_dir(), args)
+    }
+
+    /// Starts one that makes its temporary directories in this one.
+    pub(crate) fn start_in(temporary: &Path, args: &[&OsStr]) -> Self {
+        let mut command = demo_command(&[args, &["--pause".as_ref()]].concat());
+        let mut child = command.env("TMPDIR", temporary).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert_eq!(line, "paused\n");
+        child.stderr = Some(stderr.into_inner());
+        Self(child)
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    pub(crate) fn end_by(self, signal: Signal) -> Output {
+        kill_process(self.pid(), signal).unwrap();
+        self.0.wait_with_output().unwrap()
+    }
 }
