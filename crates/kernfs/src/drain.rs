@@ -121,6 +121,26 @@ impl<T> Draining<T> {
         Draining::new(Arc::clone(&self.realm), self.drain.clone(), Arc::new(()), kept)
     }
 
+    /// Joins two removals into one that is done when both are; drivers are dropped then.
+    ///
+    /// For a write that severs several files: it can be
+    /// [answered after](crate::WriteOp::answer_after) all of them. The removals are of one tree.
+    pub fn and<U>(self, other: Draining<U>) -> Draining<()>
+    where
+        T: Send + Sync + 'static,
+        U: Send + Sync + 'static,
+    {
+        let (mut this, mut other) = (self.detach(), other.detach());
+        let (drain, token) = Drain::start();
+        for part in [&this.drain, &other.drain].into_iter().flatten() {
+            part.chain(&token);
+        }
+        drop(token);
+        let mut kept = core::mem::take(&mut this.kept);
+        kept.append(&mut other.kept);
+        Draining::new(Arc::clone(&this.realm), Some(drain), Arc::new(()), kept)
+    }
+
     /// Waits even inside an operation, for the end of a scope, which was not begun inside of one.
     #[cfg(any(feature = "std", loom, shuttle))]
     pub(crate) fn wait_anywhere(&mut self) {

@@ -502,3 +502,35 @@ fn removing_a_directory_waits_for_a_rename_of_it_that_is_inside() {
     assert_eq!(renamer.join("the rename"), Ok(()));
     assert!(!is_done_early, "the callback was still inside");
 }
+
+#[test]
+fn joined_removals_are_done_when_both_are() {
+    let tree = Tree::new();
+    let log = Log::new();
+    let doors = [Door::new(), Door::new()];
+    let _open = doors.each_ref().map(|door| OpenAtEnd(Arc::clone(door)));
+    let add = |name: &str, door: &Arc<Door>| {
+        let driver: Watched = Watched::with_door(&log, door);
+        tree.root().add_file(name, Mode::RO, driver).unwrap()
+    };
+    let files = [add("a", &doors[0]), add("b", &doors[1])];
+    let readers = ["/a", "/b"].map(|path| {
+        let held = tree.client(Caller::OWNER).open(path, OpenFlags::READ).unwrap();
+        Sleeper::spawn(move || held.read_at(&mut [0; 4], 0).is_ok())
+    });
+    doors.iter().for_each(|door| door.until_inside(1));
+    let [a, b] = files.map(File::sever);
+    let both = a.and(b);
+    assert_eq!(both.stuck_on().len(), 2);
+    let [first, second] = readers;
+    doors[1].open();
+    second.join("the second reader");
+    eventually("one to come to rest", || both.stuck_on().len() == 1);
+    assert!(!both.is_done(), "the other one is still inside");
+    let remover = Sleeper::spawn(move || both.wait().unwrap());
+    doors[0].open();
+    first.join("the first reader");
+    remover.join("the remover");
+    let gone = tree.root().add_file("c", Mode::RO, show(|_| ())).unwrap().sever();
+    assert!(gone.and(tree.root().add_dir("d", Mode::DIR).unwrap().sever()).is_done());
+}
