@@ -99,8 +99,19 @@ impl Dir {
         Ok(Link { owner })
     }
 
-    /// Attaches a [detached directory](crate::Tree::detached_dir) under a name, with all that is
-    /// below it at once.
+    /// Makes a directory of the same tree that is in it once it is [attached](Self::attach), as
+    /// [`Tree::detached_dir`](crate::Tree::detached_dir) does.
+    #[must_use]
+    pub fn detached(&self, mode: Mode) -> Self {
+        let tree = self.owner.tree();
+        let dir = Inner::Dir(DirNode::new(false));
+        let node = tree.new_node(Name::none(), None, tree.realm.meta(mode, 0, 0), dir);
+        tree.publish_id(&node);
+        Self { owner: Owner::new(tree, node) }
+    }
+
+    /// Attaches a [detached directory](Self::detached) under a name, with all that is below it at
+    /// once.
     ///
     /// # Errors
     ///
@@ -141,6 +152,11 @@ impl Dir {
     /// Severs the directory and all below it without waiting; may be called anywhere.
     pub fn sever(self) -> Draining {
         self.owner.sever()
+    }
+
+    /// Does the same through a handle that others share, which stays: a handle on what was removed.
+    pub fn sever_shared(&self) -> Draining {
+        Owner::borrowed(self.owner.tree(), self.owner.node()).sever()
     }
 
     /// Severs the directory and all below it and waits until all is at rest.

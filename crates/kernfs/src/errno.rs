@@ -62,6 +62,7 @@ errnos! {
     ENOTEMPTY = 39, "Directory not empty";
     ELOOP = 40, "Too many levels of symbolic links";
     ENODATA = 61, "No data available";
+    EOVERFLOW = 75, "Value too large for defined data type";
     EOPNOTSUPP = 95, "Operation not supported";
     ETIMEDOUT = 110, "Connection timed out";
     ESTALE = 116, "Stale file handle";
@@ -117,7 +118,8 @@ pub struct Rejected<T> {
 }
 
 impl<T> Rejected<T> {
-    pub(crate) fn new(errno: Errno, value: T) -> Self {
+    /// Refuses `value` with an error number; for layers on top that hand on what they were given.
+    pub fn new(errno: Errno, value: T) -> Self {
         Self { errno, value }
     }
 

@@ -9,8 +9,6 @@ use crate::drain::Draining;
 #[cfg(any(feature = "std", loom, shuttle))]
 use crate::drain::NotDrained;
 use crate::meta::{Caller, Clock, Mode, Tag};
-use crate::name::Name;
-use crate::node::{DirNode, Inner};
 use crate::owner::Owner;
 use crate::realm::{Limits, Manners, Realm};
 use crate::structure::{AnyDirOps, Shared};
@@ -51,11 +49,7 @@ impl Tree {
     /// a device (`KERNFS_ROOT_CREATE_DEACTIVATED`).
     #[must_use]
     pub fn detached_dir(&self, mode: Mode) -> Dir {
-        let shared = self.shared();
-        let dir = Inner::Dir(DirNode::new(false));
-        let node = shared.new_node(Name::none(), None, shared.realm.meta(mode, 0, 0), dir);
-        shared.publish_id(&node);
-        Dir { owner: Owner::new(shared, node) }
+        self.root.detached(mode)
     }
 
     /// Returns a client of the tree: a view of it with the powers of a caller.
