@@ -33,6 +33,8 @@ mod matrix;
 
 pub mod probe;
 
+pub mod storm;
+
 pub use cases::{Case, Env, all};
 pub use in_process::InProcess;
 pub use kernel::{Cgroup2, Sysfs};
