@@ -216,6 +216,10 @@ impl Core {
         let (above, into, controllers) = {
             let rules = self.rules();
             let node = rules.get(parent).ok_or(Errno::ENODEV)?;
+            // Nobody else makes one now; a file of the name is found when it is attached.
+            if node.children.contains_key(name) {
+                return Err(Errno::EEXIST);
+            }
             rules.check_limits(parent)?;
             (Arc::clone(&node.info), node.dir.clone(), node.subtree_control)
         };

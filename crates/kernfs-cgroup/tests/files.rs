@@ -139,6 +139,17 @@ fn groups_come_and_go_by_mkdir_and_rmdir() {
 }
 
 #[test]
+fn a_group_stays_known_when_another_of_its_name_is_refused() {
+    let hierarchy = Hierarchy::new().unwrap();
+    let first = hierarchy.root().make_child("a").unwrap();
+    assert_eq!(hierarchy.root().make_child("a"), Err(Errno::EEXIST));
+    assert_eq!(hierarchy.group("/a"), Some(first.clone()));
+    assert_eq!(hierarchy.root().children(), std::slice::from_ref(&first));
+    first.remove().unwrap().wait().unwrap();
+    assert_eq!(hierarchy.root().children(), []);
+}
+
+#[test]
 fn the_groups_files_belong_to_who_made_it() {
     let fixture = Fixture::new();
     fixture.make("/a");
