@@ -39,6 +39,7 @@
 //!   is not seen: the child of a member begins in the root.
 //! - **Pressure** comes from what the owner reports to [`Group::pressure`]; triggers, averages and
 //!   formats are those of `kernfs-psi`.
+//! - [`rehearsal`] has files that bring about stalls, memory and vanishing groups.
 //! - **Memory** is what the owner says; limits are kept and shown, nothing is enforced. What
 //!   `pids.max` could forbid is fork(2).
 //! - **Freezing and killing** reach processes with [`Processes::Act`] only. A frozen group says so
@@ -76,6 +77,8 @@
 mod hierarchy;
 
 mod group;
+
+pub mod rehearsal;
 
 mod core;
 
