@@ -31,6 +31,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use signal_hook::low_level::signal_name;
 
 use self::members::Members;
+pub(crate) use self::members::kill_those_of;
 pub(crate) use self::output::Captured;
 use self::output::Collector;
 use self::whereabouts::Whereabouts;

@@ -35,7 +35,7 @@ mod promise;
 
 mod report;
 
-mod table;
+pub(crate) mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;

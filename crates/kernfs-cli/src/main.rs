@@ -5,7 +5,9 @@
 // In the order in which to read them.
 mod demo;
 
-#[allow(dead_code, reason = "used by what comes next")]
+mod hunt;
+
+#[allow(dead_code, reason = "some of it is for what comes next")]
 mod client;
 
 mod wrong_usage;
@@ -29,6 +31,8 @@ use clap::{Parser, Subcommand};
 
 use crate::demo::command::DemoArgs;
 use crate::demo::process::HolderArgs;
+use crate::hunt::command::{HuntArgs, UNFINISHED, Unfinished};
+use crate::hunt::over::OverArgs;
 use crate::signals::Stopped;
 use crate::sweep::SweepArgs;
 use crate::wrong_usage::WrongUsage;
@@ -44,8 +48,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(DemoArgs),
+    Hunt(HuntArgs),
     #[command(hide = true)]
     Holder(HolderArgs),
+    #[command(hide = true)]
+    Over(OverArgs),
     #[command(hide = true)]
     Sweep(SweepArgs),
 }
@@ -69,15 +76,20 @@ fn failure(error: &Error) -> ExitCode {
     if let Some(stopped) = error.downcast_ref::<Stopped>() {
         return ExitCode::from(stopped.exit_status());
     }
-    let usage = error.is::<WrongUsage>();
-    ExitCode::from(if usage { USAGE } else { FAILED })
+    ExitCode::from(match error {
+        _ if error.is::<WrongUsage>() => USAGE,
+        _ if error.is::<Unfinished>() => UNFINISHED,
+        _ => FAILED,
+    })
 }
 
 impl Cli {
     fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Demo(args) => args.run(),
+            Command::Hunt(args) => args.run(),
             Command::Holder(args) => args.run().map(|()| ExitCode::SUCCESS),
+            Command::Over(args) => args.run(),
             Command::Sweep(args) => args.run().map(|()| ExitCode::SUCCESS),
         }
     }

@@ -3,11 +3,12 @@
 //!
 //! Whoever is killed can clear nothing away, and leaves a dead mount behind, or a group of cgroup2.
 //! The sweeper waits for the end of a pipe that only the other process keeps open. The directory is
-//! theirs alone, so that whatever is mounted there is the dead mount.
+//! theirs alone, so that whatever is mounted there is the dead mount. Clients that it had under
+//! watch end too.
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use rustix::mount::{UnmountFlags, unmount};
+
+use crate::client;
 
 /// Waits for the end of its input, and takes a directory away that something may be mounted on;
 /// `kernfs demo` starts it.
@@ -61,10 +64,13 @@ impl SweepArgs {
     ///
     /// It is still there.
     pub(crate) fn run(&self) -> Result<()> {
+        // Before it can have gone.
+        let owner = parent_id();
         // Only the end is waited for, and an error is one.
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
         let until = Instant::now() + LIMIT;
         loop {
+            client::kill_those_of(owner);
             self.unmount();
             match fs::remove_dir(&self.dir) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -5,8 +5,6 @@ use std::sync::{Mutex, MutexGuard};
 
 use bitflags::bitflags;
 
-use crate::sync::lock;
-
 /// What tasks can stall on (`enum psi_res`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -259,7 +257,7 @@ impl Cpu {
     }
 
     fn lock(&self) -> MutexGuard<'_, CpuState> {
-        lock(&self.0)
+        crate::lock(&self.0)
     }
 
     /// Applies a change of tasks (`psi_group_change`).

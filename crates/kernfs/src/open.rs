@@ -75,7 +75,7 @@ impl OpenFile {
                 ops: Ops::empty(),
             })
         });
-        let opened = listed.and_then(|open| match open.open(&|| tree.notifier(node)) {
+        let opened = listed.and_then(|open| match open.open() {
             Ok(()) => Ok(open),
             Err(errno) => {
                 open.close(None);

@@ -30,8 +30,6 @@ mod severing;
 
 mod removal;
 
-mod pressure;
-
 mod slow;
 
 mod report;
@@ -54,7 +52,6 @@ const SECTIONS: &[(&str, Measure)] = &[
     ("wakes", wakes::measure),
     ("severing", severing::measure),
     ("removal", removal::measure),
-    ("pressure", pressure::measure),
     ("slow", slow::measure),
 ];
 

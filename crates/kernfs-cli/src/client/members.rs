@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+};
 
 use super::whereabouts::{self, Whereabouts};
 
@@ -21,6 +23,23 @@ pub(crate) const MARK: &str = "KERNFS_CLIENT";
 pub(crate) fn new_mark() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Kills the clients of a process that has gone and could not do it.
+pub(crate) fn kill_those_of(pid: u32) {
+    let mark = format!("{MARK}={pid}-").into_bytes();
+    let found = within_limit(move |say| {
+        for pid in all_pids().filter(|&pid| is_marked(pid, |it| it.starts_with(&mark))) {
+            // Nobody hears who is told too late.
+            let _ = say.send(pid);
+        }
+    });
+    for pid in found {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // Fails if it has ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// All processes of a client.
@@ -86,9 +105,7 @@ impl Members {
     }
 
     fn pids(&self) -> impl Iterator<Item = u32> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|&pid| self.has(pid))
+        all_pids().filter(|&pid| self.has(pid))
     }
 
     fn has(&self, pid: u32) -> bool {
@@ -106,11 +123,19 @@ impl Members {
         if is_gone {
             return false;
         }
-        group == Some(self.group.as_raw_nonzero().get()) || {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|&byte| byte == 0).any(|variable| variable == self.mark)
-        }
+        group == Some(self.group.as_raw_nonzero().get()) || is_marked(pid, |it| it == self.mark)
     }
+}
+
+fn all_pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Tells whether a process has a variable in its environment.
+fn is_marked(pid: u32, is_mark: impl Fn(&[u8]) -> bool) -> bool {
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environ.split(|&byte| byte == 0).any(is_mark)
 }
 
 fn has_ended(pidfd: &OwnedFd) -> bool {

@@ -97,7 +97,7 @@ const GAP: usize = 2;
 const PATH_WIDTH: usize = 12;
 
 /// Cuts a text in its middle to a width in columns; the end of a path tells most.
-fn elide(text: &str, width: usize) -> String {
+pub(crate) fn elide(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.into();
     }
