@@ -3,8 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::PERIOD;
 use crate::state::State;
+
+/// The length of a period of the averages: 2·HZ + 1 jiffies at HZ = 250 (`PSI_FREQ`).
+///
+/// A little more than 2 s, so that an unprivileged trigger, whose window is a multiple of 2 s, may
+/// fire at each period.
+pub const PERIOD: Duration = Duration::from_millis(2004);
 
 /// The pressure of a group on one resource, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kernfs::{Clock, Timestamp};
 
+use crate::agenda::nanos;
 use crate::engine::Engine;
 
 /// A clock that stands until it is moved; its clones are the same clock.
@@ -47,9 +48,4 @@ impl Clock for VirtualClock {
     fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.0.load(Acquire))
     }
-}
-
-/// Nanoseconds as everything here counts them; 64 bits are 584 years.
-pub(crate) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

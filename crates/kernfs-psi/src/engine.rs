@@ -1,23 +1,21 @@
-//! The engine: where the time comes from, and what is due when.
+//! The engine: the tree of groups as a whole, and who evaluates triggers in time.
 
-use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::{Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use kernfs::{Clock, SystemClock};
 
-use crate::clock::nanos;
-use crate::group::{Group, Inner};
+use crate::agenda::Core;
+use crate::group::Group;
 
 /// Accounts the pressure of a tree of groups.
 ///
@@ -37,7 +35,7 @@ impl Engine {
 
     /// Starts with the settings of [`Engine::new`], to be changed.
     pub fn builder() -> EngineBuilder {
-        EngineBuilder { clock: Arc::new(SystemClock), cpus: 1 }
+        EngineBuilder { clock: Arc::new(SystemClock), cpus: 1, is_off: false }
     }
 
     /// Returns the group of everything (`psi_system`), where full of cpu is undefined and always 0.
@@ -120,7 +118,7 @@ impl Default for Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("cpus", &self.core.cpus).finish_non_exhaustive()
+        f.debug_struct("Engine").field("cpus", &self.core.cpus()).finish_non_exhaustive()
     }
 }
 
@@ -129,6 +127,7 @@ impl fmt::Debug for Engine {
 pub struct EngineBuilder {
     clock: Arc<dyn Clock>,
     cpus: usize,
+    is_off: bool,
 }
 
 impl EngineBuilder {
@@ -149,15 +148,17 @@ impl EngineBuilder {
         self
     }
 
+    /// Accounts nothing at all (`psi=0`): pressure files can neither be read nor take triggers, and
+    /// changes of tasks cost next to nothing.
+    pub fn off(mut self) -> Self {
+        self.is_off = true;
+        self
+    }
+
     /// Makes the engine.
     #[must_use]
     pub fn build(self) -> Engine {
-        let core = Arc::new(Core {
-            clock: self.clock,
-            cpus: self.cpus,
-            ids: AtomicU64::new(0),
-            agenda: Mutex::new(Agenda::default()),
-        });
+        let core = Arc::new(Core::new(self.clock, self.cpus, self.is_off));
         Engine { root: Group::root(Arc::clone(&core)), core }
     }
 }
@@ -212,135 +213,5 @@ struct Unpark(Thread);
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
-    }
-}
-
-/// What the groups of an engine share.
-pub(crate) struct Core {
-    clock: Arc<dyn Clock>,
-    cpus: usize,
-    ids: AtomicU64,
-    /// Innermost of all locks.
-    agenda: Mutex<Agenda>,
-}
-
-/// The groups whose triggers are to be evaluated, each once.
-#[derive(Default)]
-struct Agenda {
-    /// By time in nanoseconds, then by group.
-    by_due: BTreeSet<(u64, u64)>,
-    groups: HashMap<u64, (u64, Weak<Inner>)>,
-    /// Of those who evaluate, to be told when something is due earlier than they know.
-    drivers: Vec<Waker>,
-}
-
-impl Core {
-    /// Returns the time in nanoseconds.
-    #[inline]
-    pub(crate) fn now(&self) -> u64 {
-        nanos(self.clock.monotonic())
-    }
-
-    pub(crate) fn cpus(&self) -> usize {
-        self.cpus
-    }
-
-    pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Relaxed)
-    }
-
-    /// Returns the cpu of this thread: threads take them in turn.
-    #[inline]
-    pub(crate) fn cpu_of_thread(&self) -> usize {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static THREAD: Cell<Option<usize>> = const { Cell::new(None) };
-        }
-        if self.cpus == 1 {
-            return 0;
-        }
-        let thread = THREAD.get().unwrap_or_else(|| {
-            let thread = THREADS.fetch_add(1, AcqRel);
-            THREAD.set(Some(thread));
-            thread
-        });
-        thread % self.cpus
-    }
-
-    /// Lets the triggers of a group be evaluated at `due` or before.
-    pub(crate) fn schedule(&self, group: &Arc<Inner>, due: u64) {
-        let mut agenda = crate::lock(&self.agenda);
-        let id = group.id();
-        if let Some((before, _)) = agenda.groups.get(&id) {
-            let before = *before;
-            if before <= due {
-                return;
-            }
-            agenda.by_due.remove(&(before, id));
-        }
-        agenda.groups.insert(id, (due, Arc::downgrade(group)));
-        agenda.by_due.insert((due, id));
-        if agenda.earliest() != Some(due) {
-            return;
-        }
-        let drivers = std::mem::take(&mut agenda.drivers);
-        drop(agenda);
-        for driver in drivers {
-            driver.wake();
-        }
-    }
-
-    /// Forgets a group; it has no triggers any more.
-    pub(crate) fn unschedule(&self, id: u64) {
-        let mut agenda = crate::lock(&self.agenda);
-        if let Some((due, _)) = agenda.groups.remove(&id) {
-            agenda.by_due.remove(&(due, id));
-        }
-    }
-
-    /// Evaluates what is due, and returns when the next is.
-    fn advance(&self) -> Option<u64> {
-        let now = self.now();
-        let due = crate::lock(&self.agenda).take_due(now);
-        for group in due {
-            group.evaluate(now);
-        }
-        crate::lock(&self.agenda).earliest()
-    }
-
-    fn until(&self, due: u64) -> Duration {
-        Duration::from_nanos(due.saturating_sub(self.now()))
-    }
-
-    /// Registers who evaluates, and returns when the first group is due.
-    fn register(&self, waker: &Waker) -> Option<u64> {
-        let mut agenda = crate::lock(&self.agenda);
-        if !agenda.drivers.iter().any(|known| known.will_wake(waker)) {
-            agenda.drivers.push(waker.clone());
-        }
-        agenda.earliest()
-    }
-
-    fn deregister(&self, waker: &Waker) {
-        let mut agenda = crate::lock(&self.agenda);
-        let at = agenda.drivers.iter().position(|known| known.will_wake(waker));
-        let gone = at.map(|at| agenda.drivers.swap_remove(at));
-        drop(agenda);
-        drop(gone);
-    }
-}
-
-impl Agenda {
-    fn earliest(&self) -> Option<u64> {
-        self.by_due.first().map(|&(due, _)| due)
-    }
-
-    fn take_due(&mut self, now: u64) -> Vec<Arc<Inner>> {
-        let mut groups = Vec::new();
-        while let Some(&(due, id)) = self.by_due.first().filter(|(due, _)| *due <= now) {
-            self.by_due.remove(&(due, id));
-            groups.extend(self.groups.remove(&id).and_then(|(_, group)| group.upgrade()));
-        }
-        groups
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt::{self, Write as _};
 
 use kernfs::{
-    Caller, Capability, Errno, Events, FileOps, FileOptions, Mode, OpenOp, ReadOp, Readiness,
-    ReadyBy, WriteLimit, WriteOp,
+    Caller, Capability, Errno, Events, FileOps, FileOptions, Mode, OpenOp, ReadOp, ReadyBy,
+    WriteLimit, WriteOp,
 };
 
-use crate::group::Group;
+use crate::group::{Group, Trigger};
 use crate::state::Resource;
-use crate::trigger::{Privilege, Trigger, parse_trigger};
+use crate::trigger::{Listener, Privilege, parse_trigger};
 
 /// Makes the driver of a pressure file, with the manners of cgroup files.
 ///
@@ -24,7 +24,8 @@ pub fn pressure_file(group: &Group, resource: Resource) -> PressureFile {
 /// The driver of a pressure file (`cgroup_pressure_write`, `psi_write`).
 ///
 /// Writes answer EBUSY where a trigger is set, whatever is written, and EINVAL for what
-/// [`parse_trigger`] refuses.
+/// [`parse_trigger`] refuses. While the engine is [off](crate::EngineBuilder::off), reads and
+/// writes answer EOPNOTSUPP.
 #[derive(Clone, Debug)]
 pub struct PressureFile {
     group: Group,
@@ -70,9 +71,10 @@ const PROC_LIMIT: usize = 32;
 
 impl WriteManners {
     /// Returns the text of a write; `None` for an empty one that does nothing.
-    fn text(self, data: &[u8]) -> Result<Option<&[u8]>, Errno> {
+    fn text(self, data: &[u8], is_supported: bool) -> Result<Option<&[u8]>, Errno> {
         match (self, data) {
             (Self::Cgroup, []) => Ok(None),
+            _ if !is_supported => Err(Errno::EOPNOTSUPP),
             (Self::Cgroup, data) => Ok(Some(data)),
             (Self::Proc, []) => Err(Errno::EINVAL),
             (Self::Proc, data) => Ok(Some(&data[..data.len().min(PROC_LIMIT) - 1])),
@@ -83,7 +85,7 @@ impl WriteManners {
 /// The state of an open pressure file, of severing lifetime: its trigger ends with it.
 pub struct PressureOpen {
     opener: Caller,
-    readiness: Readiness,
+    listener: Listener,
     trigger: Option<Trigger>,
 }
 
@@ -101,17 +103,21 @@ impl FileOps for PressureFile {
     const READY: ReadyBy = ReadyBy::Handle;
 
     fn open(&self, op: &mut OpenOp<'_>) -> Result<PressureOpen, Errno> {
-        let readiness = op.readiness();
-        readiness.set(Events::CHANGED);
-        Ok(PressureOpen { opener: *op.caller(), readiness, trigger: None })
+        let listener = Listener { readiness: op.readiness(), notifier: op.notifier() };
+        listener.readiness.set(Events::CHANGED);
+        Ok(PressureOpen { opener: *op.caller(), listener, trigger: None })
     }
 
     fn read(&self, _: &mut PressureOpen, op: &mut ReadOp<'_>) -> Result<(), Errno> {
+        if !self.group.is_supported() {
+            return Err(Errno::EOPNOTSUPP);
+        }
         write!(op, "{}", self.group.pressure(self.resource)).map_err(|_| Errno::EIO)
     }
 
     fn write(&self, open: &mut PressureOpen, op: &mut WriteOp<'_>) -> Result<usize, Errno> {
-        let Some(text) = self.manners.text(op.data())? else {
+        let is_supported = self.group.is_supported();
+        let Some(text) = self.manners.text(op.data(), is_supported)? else {
             return Ok(0);
         };
         // One trigger per open file: a poller waits for one condition, and never for another
@@ -125,10 +131,10 @@ impl FileOps for PressureFile {
             false => Privilege::Unprivileged,
         };
         let condition = parse_trigger(text, self.resource, privilege)?;
-        let readiness = open.readiness.clone();
-        let trigger = self.group.attach(self.resource, condition, privilege, readiness);
+        let listener = open.listener.clone();
+        let trigger = self.group.attach(self.resource, condition, privilege, listener);
         open.trigger = Some(trigger.ok_or(Errno::EINVAL)?);
-        open.readiness.clear(Events::CHANGED);
+        open.listener.readiness.clear(Events::CHANGED);
         Ok(op.data().len())
     }
 }

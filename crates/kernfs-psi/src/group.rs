@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use std::{fmt, iter};
 
-use kernfs::{Events, Readiness};
+use kernfs::Notifier;
 
+use crate::agenda::{Core, Watched, nanos};
 use crate::average::{Averages, PERIOD_NANOS, Pressure, PressureLine};
-use crate::clock::nanos;
-use crate::engine::Core;
 use crate::state::{
     Changed, Cpu, Delta, Resource, Share, Stall, State, StateMask, TaskState, Times, accounted,
 };
-use crate::trigger::{Condition, Privilege, Trigger, Watch, Watches};
+use crate::sync::lock;
+use crate::trigger::{self, Condition, Listener, Privilege, Watch, Watches};
 
 /// A group of tasks whose pressure is accounted (`struct psi_group`); clones are the same group.
 ///
@@ -123,6 +123,9 @@ impl Group {
         let Some(state) = State::of(resource, stall) else {
             return;
         };
+        if !self.is_supported() {
+            return;
+        }
         let now = self.0.engine.now();
         let added = self.0.sums().shares.set_own(state, share);
         self.0.add_shares(&added, now);
@@ -146,7 +149,7 @@ impl Group {
     /// Goes on with the accounting (`cgroup.pressure` 1); does nothing where it goes on.
     pub fn enable(&self) {
         let inner = &self.0;
-        inner.account(accounted(inner.parent.is_none()));
+        inner.account(inner.accounted_if_on());
     }
 
     /// Stops the accounting of this group alone (`cgroup.pressure` 0): totals stand still, averages
@@ -174,7 +177,15 @@ impl Group {
         size_of::<Inner>() + 2 * size_of::<usize>() + cpus * size_of::<Cpu>()
     }
 
-    /// Sets a trigger, whose events go to the open file with this readiness.
+    /// Tells whether pressure is accounted at all: see [`EngineBuilder::off`].
+    ///
+    /// [`EngineBuilder::off`]: crate::EngineBuilder::off
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        !self.0.engine.is_off()
+    }
+
+    /// Sets a trigger.
     ///
     /// Returns `None` for some of irq.
     pub(crate) fn attach(
@@ -182,7 +193,7 @@ impl Group {
         resource: Resource,
         condition: Condition,
         privilege: Privilege,
-        readiness: Readiness,
+        listener: Listener,
     ) -> Option<Trigger> {
         let state = State::of(resource, condition.stall())?;
         let inner = &self.0;
@@ -191,13 +202,14 @@ impl Group {
         inner.roll(&mut sums, now);
         inner.collect(&mut sums, now);
         let total = sums.total[state.index()];
-        let watch = Watch::new(state, condition, privilege, readiness, now, total);
+        let notifier = listener.notifier.clone();
+        let watch = Watch::new(state, condition, privilege, listener, now, total);
         let key = sums.watches.insert(watch, now);
         inner.news(sums, now);
-        Some(Trigger::new(self.clone(), key))
+        Some(Trigger { group: self.clone(), key, notifier })
     }
 
-    pub(crate) fn detach(&self, key: usize) {
+    fn detach(&self, key: usize) {
         let mut sums = self.0.sums();
         let watch = sums.watches.remove(key);
         if sums.watches.is_empty() {
@@ -211,6 +223,9 @@ impl Group {
     /// Applies a change of a task here and above (`psi_task_change`); the clock is read once.
     #[inline]
     fn change(&self, cpu: usize, delta: &Delta) {
+        if self.0.engine.is_off() {
+            return;
+        }
         let now = self.0.engine.now();
         for inner in self.0.and_above() {
             inner.change(cpu, delta, now);
@@ -268,6 +283,23 @@ impl Drop for Task {
     }
 }
 
+/// A trigger that is set, in the state of an open file; dropping it detaches it, and no more
+/// (`psi_trigger_destroy`).
+pub(crate) struct Trigger {
+    group: Group,
+    key: usize,
+    notifier: Notifier,
+}
+
+impl Drop for Trigger {
+    fn drop(&mut self) {
+        self.group.detach(self.key);
+        // Linux wakes the pollers of a trigger by the same call that tells who watches the file,
+        // so that these hear of each close. Nobody hears of what was severed.
+        self.notifier.announce();
+    }
+}
+
 /// A group: pinned by its tasks, its children, and the drivers of its files.
 pub(crate) struct Inner {
     engine: Arc<Core>,
@@ -298,7 +330,7 @@ impl Inner {
     fn new(engine: Arc<Core>, parent: Option<Arc<Self>>) -> Self {
         let now = engine.now();
         let period_end = now + PERIOD_NANOS;
-        let accounted = accounted(parent.is_none());
+        let accounted = accounted_in(&engine, parent.is_none());
         let cpu = || Cpu::new(now, period_end, accounted);
         Self {
             id: engine.next_id(),
@@ -317,12 +349,12 @@ impl Inner {
         }
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.id
+    fn accounted_if_on(&self) -> StateMask {
+        accounted_in(&self.engine, self.parent.is_none())
     }
 
     fn sums(&self) -> MutexGuard<'_, Sums> {
-        crate::lock(&self.sums)
+        lock(&self.sums)
     }
 
     /// Returns the group and all above it.
@@ -336,7 +368,7 @@ impl Inner {
         loop {
             match self.cpus[cpu].change(delta, now) {
                 Changed::Quiet => return,
-                Changed::Alarm => return self.engine.schedule(self, now),
+                Changed::Alarm => return self.schedule(now),
                 Changed::PeriodOver => self.roll(&mut self.sums(), now),
             }
         }
@@ -428,39 +460,14 @@ impl Inner {
         let is_watched = !sums.watches.is_empty();
         drop(sums);
         if is_watched {
-            self.engine.schedule(self, now);
+            self.schedule(now);
         }
     }
 
-    /// Evaluates the triggers, announces those that fire, and schedules the next evaluation; if
-    /// there is nothing to wait for, sets the cpus on watch instead.
-    pub(crate) fn evaluate(self: &Arc<Self>, now: u64) {
-        let mut sums = self.sums();
-        if sums.watches.is_empty() {
-            return;
-        }
-        self.roll(&mut sums, now);
-        let active = self.collect(&mut sums, now);
-        let Sums { watches, total, period_end, .. } = &mut *sums;
-        let mut due = watches.evaluate(now, active, total, *period_end);
-        if due.is_none() {
-            let states = watches.states();
-            for cpu in &self.cpus {
-                cpu.watch(states);
-            }
-            // On watch first, then looked once more: else a stall in between would be missed.
-            let active = self.collect(&mut sums, now);
-            let Sums { watches, total, .. } = &*sums;
-            due = watches.any_goes_on(active, total).then_some(now + 1);
-        }
-        let fired = sums.watches.take_fired();
-        drop(sums);
-        if let Some(due) = due {
-            self.engine.schedule(self, due);
-        }
-        for readiness in fired {
-            readiness.set_once(Events::PRI);
-        }
+    /// Lets the triggers be evaluated at `due` or before.
+    fn schedule(self: &Arc<Self>, due: u64) {
+        let watched: Arc<dyn Watched> = Arc::clone(self) as _;
+        self.engine.schedule(&watched, due);
     }
 
     fn account(self: &Arc<Self>, accounted: StateMask) {
@@ -490,6 +497,41 @@ impl Inner {
     }
 }
 
+impl Watched for Inner {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Evaluates the triggers, announces those that fire, and schedules the next evaluation; if
+    /// there is nothing to wait for, sets the cpus on watch instead.
+    fn evaluate(self: Arc<Self>, now: u64) {
+        let mut sums = self.sums();
+        if sums.watches.is_empty() {
+            return;
+        }
+        self.roll(&mut sums, now);
+        let active = self.collect(&mut sums, now);
+        let Sums { watches, total, period_end, .. } = &mut *sums;
+        let mut due = watches.evaluate(now, active, total, *period_end);
+        if due.is_none() {
+            let states = watches.states();
+            for cpu in &self.cpus {
+                cpu.watch(states);
+            }
+            // On watch first, then looked once more: else a stall in between would be missed.
+            let active = self.collect(&mut sums, now);
+            let Sums { watches, total, .. } = &*sums;
+            due = watches.any_goes_on(active, total).then_some(now + 1);
+        }
+        let fired = sums.watches.take_fired();
+        drop(sums);
+        if let Some(due) = due {
+            self.schedule(due);
+        }
+        trigger::announce(&fired);
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let sums = self.sums.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -498,6 +540,11 @@ impl Drop for Inner {
             parent.add_shares(&gone, self.engine.now());
         }
     }
+}
+
+/// What is accounted in a group that is not disabled.
+fn accounted_in(engine: &Core, is_root: bool) -> StateMask {
+    if engine.is_off() { StateMask::EMPTY } else { accounted(is_root) }
 }
 
 /// Shares of the time that are said to be stalls, in millionths.

@@ -65,36 +65,29 @@
 #![forbid(unsafe_code)]
 #![warn(missing_debug_implementations)]
 
-// In the order in which to read them.
+// In the order in which to read them, each using only those below it.
 mod file;
-
-mod group;
-
-mod state;
-
-mod average;
-
-mod trigger;
-
-mod engine;
 
 mod clock;
 
-pub use average::{Pressure, PressureLine};
+mod engine;
+
+mod group;
+
+mod trigger;
+
+mod agenda;
+
+mod average;
+
+mod state;
+
+mod sync;
+
+pub use average::{PERIOD, Pressure, PressureLine};
 pub use clock::VirtualClock;
 pub use engine::{Engine, EngineBuilder, Monitor};
 pub use file::{PressureFile, PressureOpen, WriteManners, pressure_file};
 pub use group::{Group, Task};
 pub use state::{Resource, Share, Stall, TaskState};
 pub use trigger::{Condition, Privilege, parse_trigger};
-
-/// The length of a period of the averages: 2·HZ + 1 jiffies at HZ = 250 (`PSI_FREQ`).
-///
-/// A little more than 2 s, so that an unprivileged trigger, whose window is a multiple of 2 s, may
-/// fire at each period.
-pub const PERIOD: std::time::Duration = std::time::Duration::from_millis(2004);
-
-/// Takes a lock; no code of users runs under one, so that a poisoned one is as good as any other.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}

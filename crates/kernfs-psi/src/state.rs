@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use bitflags::bitflags;
 
+use crate::sync::lock;
+
 /// What tasks can stall on (`enum psi_res`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -257,7 +259,7 @@ impl Cpu {
     }
 
     fn lock(&self) -> MutexGuard<'_, CpuState> {
-        crate::lock(&self.0)
+        lock(&self.0)
     }
 
     /// Applies a change of tasks (`psi_group_change`).

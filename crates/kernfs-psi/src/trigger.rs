@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use kernfs::{Errno, Readiness};
+use kernfs::{Errno, Events, Notifier, Readiness};
 use slab::Slab;
 
-use crate::group::Group;
 use crate::state::{Resource, Stall, State, StateMask};
 
 /// What a trigger waits for: more than `threshold` of a stall within `window`.
@@ -126,22 +125,26 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0)
 }
 
-/// A trigger that is set, in the state of an open file; dropping it detaches it, and no more
-/// (`psi_trigger_destroy`).
-pub(crate) struct Trigger {
-    group: Group,
-    key: usize,
+/// Who hears of a trigger: pollers of the open file that it is set on, and who watches the file.
+#[derive(Clone)]
+pub(crate) struct Listener {
+    pub(crate) readiness: Readiness,
+    pub(crate) notifier: Notifier,
 }
 
-impl Trigger {
-    pub(crate) fn new(group: Group, key: usize) -> Self {
-        Self { group, key }
+/// Announces the triggers that have fired; no lock is held (`update_triggers`).
+///
+/// Pollers of other open files are not woken, as in Linux they are, to find nothing. Who watches a
+/// file hears of it once, and not again before somebody has polled the event.
+pub(crate) fn announce(fired: &[Listener]) {
+    let mut told: Vec<&Notifier> = Vec::new();
+    for Listener { readiness, notifier } in fired {
+        if readiness.set_once(Events::PRI) && !told.contains(&notifier) {
+            told.push(notifier);
+        }
     }
-}
-
-impl Drop for Trigger {
-    fn drop(&mut self) {
-        self.group.detach(self.key);
+    for notifier in told {
+        notifier.announce();
     }
 }
 
@@ -255,10 +258,10 @@ impl Watches {
     }
 
     /// Takes the triggers that have fired, to be announced without a lock held.
-    pub(crate) fn take_fired(&mut self) -> Vec<Readiness> {
+    pub(crate) fn take_fired(&mut self) -> Vec<Listener> {
         let watches = self.watches.iter_mut();
         let fired = watches.filter_map(|(_, watch)| {
-            std::mem::take(&mut watch.fired).then(|| watch.readiness.clone())
+            std::mem::take(&mut watch.fired).then(|| watch.listener.clone())
         });
         fired.collect()
     }
@@ -291,8 +294,7 @@ pub(crate) struct Watch {
     pending: bool,
     /// An event that is not announced yet.
     fired: bool,
-    /// Of the open file.
-    readiness: Readiness,
+    listener: Listener,
 }
 
 impl Watch {
@@ -300,7 +302,7 @@ impl Watch {
         state: State,
         condition: Condition,
         privilege: Privilege,
-        readiness: Readiness,
+        listener: Listener,
         now: u64,
         total: u64,
     ) -> Self {
@@ -314,7 +316,7 @@ impl Watch {
             last_event: None,
             pending: false,
             fired: false,
-            readiness,
+            listener,
         }
     }
 

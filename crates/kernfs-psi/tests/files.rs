@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::thread;
 use std::time::Duration;
 
-use kernfs::{Caller, Errno, Events, File, OpenFile, OpenFlags, Tree};
+use kernfs::{Caller, Change, Errno, Events, File, OpenFile, OpenFlags, Tree};
 use kernfs_psi::{
     Engine, Group, PressureFile, Resource, Share, Stall, VirtualClock, WriteManners, pressure_file,
 };
@@ -429,6 +429,113 @@ fn nothing_is_due_while_nothing_that_is_watched_goes_on() {
     assert!(fixture.engine.advance().is_some());
     drop(file);
     assert_eq!(fixture.engine.advance(), None, "no trigger");
+}
+
+#[test]
+fn all_triggers_that_are_met_fire_in_the_same_evaluation() {
+    let fixture = Fixture::new(Resource::Io);
+    let met = [&b"some 1 2000000"[..], b"some 300000 2000000", b"full 1000000 2000000"];
+    let met = met.map(|trigger| fixture.watch(trigger));
+    let unmet = fixture.watch(b"some 4000000 4000000");
+    let _stall = fixture.group.stall(Resource::Io);
+    fixture.engine.advance();
+    fixture.clock.advance(Duration::from_millis(1500));
+    fixture.engine.advance();
+    assert_eq!(met.each_ref().map(ready), [FIRED; 3]);
+    assert_eq!(ready(&unmet), QUIET);
+}
+
+#[test]
+fn full_of_cpu_is_accepted_for_the_system_and_never_fires() {
+    let fixture = Fixture::new(Resource::Io);
+    let system = pressure_file(fixture.engine.root(), Resource::Cpu);
+    let _file = fixture.tree.root().add_file("cpu", system.options(), system).unwrap();
+    let file = fixture.tree.client(Caller::OWNER).open("/cpu", OpenFlags::READ_WRITE).unwrap();
+    file.write(b"full 1 2000000").unwrap();
+    let _stall = fixture.group.stall(Resource::Cpu);
+    fixture.run(Duration::from_secs(10));
+    assert_eq!(ready(&file), QUIET);
+    assert!(
+        file.read_to_string()
+            .unwrap()
+            .ends_with("full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+    );
+}
+
+#[test]
+fn irq_takes_full_only() {
+    let fixture = Fixture::new(Resource::Irq);
+    let file = fixture.open(OpenFlags::READ_WRITE);
+    assert_eq!(file.write(b"some 150000 2000000"), Err(Errno::EINVAL));
+    assert_eq!(file.write(b"full 150000 2000000"), Ok(19));
+    let _stall = fixture.group.stall(Resource::Irq);
+    fixture.run(Duration::from_secs(3));
+    assert_eq!(ready(&file), FIRED);
+}
+
+#[test]
+fn while_pressure_is_off_files_answer_eopnotsupp() {
+    let clock = VirtualClock::new();
+    let engine = Engine::builder().clock(clock.clone()).off().build();
+    let group = engine.root().child();
+    assert!(!group.is_supported() && !group.is_enabled());
+    group.enable();
+    let _stall = group.stall(Resource::Io);
+    group.set_share(Resource::Io, Stall::Some, Share::ALL);
+    group.feed(Resource::Io, Stall::Some, Duration::from_secs(1));
+    clock.run(&engine, Duration::from_secs(10));
+    assert_eq!(group.pressure(Resource::Io).full, kernfs_psi::PressureLine::default());
+    assert_eq!(group.pressure(Resource::Io).some, Some(kernfs_psi::PressureLine::default()));
+
+    let tree = Tree::new();
+    for (manners, empty) in
+        [(WriteManners::Cgroup, Ok(0)), (WriteManners::Proc, Err(Errno::EOPNOTSUPP))]
+    {
+        let driver = pressure_file(&group, Resource::Io).manners(manners);
+        let file = tree.root().add_file("io", driver.options(), driver).unwrap();
+        let open = tree.client(Caller::OWNER).open("/io", OpenFlags::READ_WRITE).unwrap();
+        assert_eq!(open.read_to_string(), Err(Errno::EOPNOTSUPP));
+        assert_eq!(open.write(TRIGGER), Err(Errno::EOPNOTSUPP));
+        assert_eq!(open.write(b"garbage"), Err(Errno::EOPNOTSUPP));
+        assert_eq!(open.write(b""), empty);
+        assert_eq!(ready(&open), Events::SEVERED, "ERR and PRI at once");
+        drop(file.remove().unwrap());
+        assert_eq!(open.write(TRIGGER), Err(Errno::ENODEV));
+    }
+    assert_eq!(group.triggers(), 0);
+}
+
+/// As inotify tells it of the kernel's own: at each event that somebody is to poll, and at the
+/// close of a trigger; once for all triggers of a file.
+#[test]
+fn watchers_of_the_file_hear_of_events() {
+    let fixture = Fixture::new(Resource::Io);
+    let (first, second) = (fixture.watch(TRIGGER), fixture.watch(b"some 1 2000000"));
+    let idle = fixture.open(OpenFlags::READ);
+    let ino = fixture.file.ino();
+    let mut changes = fixture.tree.changes(16);
+    let mut heard = || {
+        let all: Vec<_> = std::iter::from_fn(|| changes.try_recv()).collect();
+        assert!(all.iter().all(|change| *change == Change::Notified { ino }), "{all:?}");
+        all.len()
+    };
+    fixture.run(Duration::from_secs(5));
+    drop(idle);
+    assert_eq!(heard(), 0);
+    let stall = fixture.group.stall(Resource::Io);
+    fixture.run(Duration::from_millis(2500));
+    assert_eq!(heard(), 1, "once for both triggers");
+    fixture.run(Duration::from_secs(2));
+    assert_eq!(heard(), 0, "nobody has polled since");
+    assert_eq!((ready(&first), ready(&second)), (FIRED, FIRED));
+    fixture.run(Duration::from_millis(2500));
+    assert_eq!(heard(), 1);
+    drop(stall);
+    drop(second);
+    assert_eq!(heard(), 1, "the close of a trigger");
+    fixture.file.hide().wait().unwrap();
+    assert!(matches!(changes.try_recv(), Some(Change::Hidden(_))));
+    assert_eq!(changes.try_recv(), None, "severing is told as severing");
 }
 
 /// Returns what a thread that waits for PRI on `file` sees, once `end` has been called.

@@ -4,14 +4,20 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use kernfs::{
-    Caller, Child, Client, Dir, DirOp, DirOps, DirOptions, Draining, Errno, File, FileOps,
+    Caller, Child, Client, Clock, Dir, DirOp, DirOps, DirOptions, Draining, Errno, File, FileOps,
     FileOptions, Kind as Shape, Link, Manners, Mode, Name, Notifier, OpenOp, Ops, ReadOp, Tag,
     Tree, WriteOp, show,
 };
+use kernfs_psi::{Engine, PressureFile, Task, VirtualClock, WriteManners, pressure_file};
 
 use crate::subject::{Attribute, Device, Sys, errno};
+
+/// What there are pressure files of.
+const RESOURCES: [kernfs_psi::Resource; 3] =
+    [kernfs_psi::Resource::Cpu, kernfs_psi::Resource::Io, kernfs_psi::Resource::Memory];
 
 /// A tree whose directories have control files.
 pub(crate) struct Groups {
@@ -19,19 +25,67 @@ pub(crate) struct Groups {
     client: OnceLock<Client>,
     /// Groups by the inode number of their directory.
     all: Mutex<HashMap<u64, Arc<Group>>>,
+    /// What is accounted of the groups, removed ones too.
+    accounts: Mutex<Vec<kernfs_psi::Group>>,
+    engine: Engine,
+    /// Stands until the case lets time pass.
+    clock: VirtualClock,
 }
 
 impl Groups {
     pub(crate) fn new() -> Arc<Self> {
+        let clock = VirtualClock::new();
         let groups = Arc::new(Self {
             tree: OnceLock::new(),
             client: OnceLock::new(),
             all: Mutex::default(),
+            accounts: Mutex::default(),
+            engine: Engine::builder().clock(clock.clone()).build(),
+            clock,
         });
         let tree = Tree::builder().dir_ops(GroupOps(Arc::downgrade(&groups))).build();
+        let system = tree.root().add_dir(Self::SYSTEM, Mode::DIR).expect("a new name");
+        for resource in RESOURCES {
+            let file = pressure_file(groups.engine.root(), resource).manners(WriteManners::Proc);
+            let added = system.add_file(resource.to_string(), file.options(), file);
+            added.expect("a new name").keep();
+        }
+        system.keep();
         let _ = groups.client.set(tree.client(Caller::OWNER));
         let _ = groups.tree.set(tree);
         groups
+    }
+
+    /// The directory of the pressure files of the whole system.
+    pub(crate) const SYSTEM: &str = "system";
+
+    /// Lets members of the group at a path of the tree contend for a processor, or no longer.
+    pub(crate) fn load(&self, path: &str, is_loaded: bool) -> Sys<()> {
+        let ino = self.client().lookup(path).map_err(Errno::raw)?.ino();
+        let group = self.find(ino).ok_or(errno::ENOENT)?;
+        let mut load = group.load.lock().unwrap();
+        load.clear();
+        if is_loaded {
+            load.push(group.account.work());
+            load.extend((0..3).map(|_| group.account.stall(kernfs_psi::Resource::Cpu)));
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, and triggers fire in it.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.run(&self.engine, time);
+    }
+
+    pub(crate) fn time(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// Counts the triggers that are set on all groups there ever were.
+    pub(crate) fn triggers(&self) -> usize {
+        let below: usize =
+            self.accounts.lock().unwrap().iter().map(kernfs_psi::Group::triggers).sum();
+        self.engine.root().triggers() + below
     }
 
     pub(crate) fn tree(&self) -> &Tree {
@@ -79,19 +133,21 @@ impl Groups {
         let above = self.find(parent.ino());
         self.check_limits(above.as_ref())?;
         let dir = self.tree.get().ok_or(Errno::ENODEV)?.detached_dir(mode);
-        let group = Arc::new(Group::new(above));
+        let account = above.as_ref().map_or(self.engine.root(), |above| &above.account).child();
+        self.accounts.lock().unwrap().push(account.clone());
+        let group = Arc::new(Group::new(above, account));
         for (file, mode, what) in What::ALL {
             let driver = Control { what, group: Arc::clone(&group) };
             let file = dir.add_file(file, mode, driver)?;
-            match what {
-                What::Events => drop(group.events.set(file.notifier())),
-                What::Stall => {
-                    group.stalls.lock().unwrap().push(file);
-                    continue;
-                }
-                _ => {}
+            if what == What::Events {
+                let _ = group.events.set(file.notifier());
             }
             file.keep();
+        }
+        for resource in RESOURCES {
+            let driver = pressure_file(&group.account, resource);
+            let file = dir.add_file(format!("{resource}.pressure"), driver.options(), driver)?;
+            group.stalls.lock().unwrap().push(file);
         }
         parent.attach(name, &dir)?;
         group.count(1);
@@ -141,11 +197,14 @@ struct Group {
     descendants: AtomicUsize,
     events: OnceLock<Notifier>,
     /// The pressure files, which hide.
-    stalls: Mutex<Vec<File<Control>>>,
+    stalls: Mutex<Vec<File<PressureFile>>>,
+    account: kernfs_psi::Group,
+    /// Tasks that contend for a processor.
+    load: Mutex<Vec<Task>>,
 }
 
 impl Group {
-    fn new(parent: Option<Arc<Self>>) -> Self {
+    fn new(parent: Option<Arc<Self>>, account: kernfs_psi::Group) -> Self {
         Self {
             parent,
             is_populated: AtomicBool::new(false),
@@ -156,6 +215,8 @@ impl Group {
             descendants: AtomicUsize::new(0),
             events: OnceLock::new(),
             stalls: Mutex::default(),
+            account,
+            load: Mutex::default(),
         }
     }
 
@@ -172,6 +233,11 @@ impl Group {
     fn account(&self, accounts: bool, op: &mut WriteOp<'_>) {
         if self.accounts.swap(accounts, SeqCst) == accounts {
             return;
+        }
+        if accounts {
+            self.account.enable();
+        } else {
+            self.account.disable();
         }
         for file in &*self.stalls.lock().unwrap() {
             if accounts {
@@ -193,12 +259,11 @@ enum What {
     MaxDepth,
     MaxDescendants,
     Pressure,
-    Stall,
     Stat,
 }
 
 impl What {
-    const ALL: [(&str, Mode, Self); 11] = [
+    const ALL: [(&str, Mode, Self); 8] = [
         ("cgroup.controllers", Mode::RO, Self::Controllers),
         ("cgroup.events", Mode::RO, Self::Events),
         ("cgroup.freeze", Mode::RW, Self::Freeze),
@@ -207,9 +272,6 @@ impl What {
         ("cgroup.max.descendants", Mode::RW, Self::MaxDescendants),
         ("cgroup.pressure", Mode::RW, Self::Pressure),
         ("cgroup.stat", Mode::RO, Self::Stat),
-        ("cpu.pressure", Mode::RW, Self::Stall),
-        ("io.pressure", Mode::RW, Self::Stall),
-        ("memory.pressure", Mode::RW, Self::Stall),
     ];
 }
 
@@ -247,9 +309,6 @@ impl FileOps for Control {
             What::MaxDepth => limit(&group.max_depth),
             What::MaxDescendants => limit(&group.max_descendants),
             What::Pressure => format!("{}\n", bit(&group.accounts)),
-            What::Stall => "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n\
-                            full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
-                .to_owned(),
             What::Stat => {
                 let descendants = group.descendants.load(SeqCst);
                 format!("nr_descendants {descendants}\nnr_dying_descendants 0\n")
@@ -271,7 +330,6 @@ impl FileOps for Control {
             What::MaxDepth => self.group.max_depth.store(limit(text)?, SeqCst),
             What::MaxDescendants => self.group.max_descendants.store(limit(text)?, SeqCst),
             What::Kill => drop(switch(text)?),
-            What::Stall => {}
             What::Controllers | What::Events | What::Stat => return Err(Errno::EINVAL),
         }
         Ok(len)

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kernfs::{
-    Caller, Client, Errno, Events, Inode, Mapping, Mode, OpenDir, OpenFile, OpenFlags, SetAttr,
-    Timestamp, XattrFlags,
+    Caller, Capability, Client, Errno, Events, Inode, Mapping, Mode, OpenDir, OpenFile, OpenFlags,
+    SetAttr, Timestamp, XattrFlags,
 };
 
 use crate::fixture::{Devices, Groups};
@@ -16,6 +16,9 @@ use crate::subject::{
     Attribute, Device, Dirent, Fd, How, Kind, Map, Needs, Owner, Stat, Subject, Sys, errno, flags,
     whence,
 };
+
+/// Who calls: may do everything but set triggers with any window, as root in many a container.
+const CLIENT: Caller = Caller::OWNER.with_capable(|_, asked| asked != Capability::SYS_RESOURCE);
 
 /// The in-process subject.
 pub struct InProcess {
@@ -71,7 +74,7 @@ impl InProcess {
 
     fn open_inode(&self, inode: &Inode, open: i32) -> Sys<Fd> {
         if inode.kind() == kernfs::NodeKind::Dir {
-            let dir = raw(inode.open_dir(&Caller::OWNER))?;
+            let dir = raw(inode.open_dir(&CLIENT))?;
             return Ok(self.install(Handle::Dir { dir, cursor: Arc::default() }));
         }
         let mut access = match open & 3 {
@@ -81,7 +84,7 @@ impl InProcess {
         };
         access.set(OpenFlags::NONBLOCK, open & flags::O_NONBLOCK != 0);
         let is_append = open & flags::O_APPEND != 0;
-        let open = raw(inode.open(&Caller::OWNER, access))?;
+        let open = raw(inode.open(&CLIENT, access))?;
         Ok(self.install(Handle::File { open, is_append }))
     }
 
@@ -140,6 +143,8 @@ impl Owner for InProcess {
             | Needs::LIBRARY
             | Needs::FILES
             | Needs::ATTRIBUTES
+            | Needs::LOAD
+            | Needs::SYSTEM_PRESSURE
     }
 
     fn cgroup(&self) -> Sys<String> {
@@ -149,6 +154,27 @@ impl Owner for InProcess {
 
     fn populate(&self, dir: &str, is_populated: bool) -> Sys<()> {
         self.groups.populate(self.route(dir)?.1, is_populated)
+    }
+
+    fn load(&self, dir: &str, is_loaded: bool) -> Sys<()> {
+        self.groups.load(self.route(dir)?.1, is_loaded)
+    }
+
+    fn pass(&self, time: Duration) -> Sys<()> {
+        self.groups.pass(time);
+        Ok(())
+    }
+
+    fn time(&self) -> Sys<Duration> {
+        Ok(self.groups.time())
+    }
+
+    fn triggers(&self) -> Option<usize> {
+        Some(self.groups.triggers())
+    }
+
+    fn system(&self) -> Sys<String> {
+        Ok(format!("/cgroup/{}", Groups::SYSTEM))
     }
 
     fn device(&self) -> Sys<Device> {
@@ -189,7 +215,7 @@ impl Subject for InProcess {
 
     fn mkdirat(&self, dir: Fd, name: &str) -> Sys<()> {
         let _names = self.names.lock().unwrap();
-        raw(self.inode_of(dir)?.mkdir(&Caller::OWNER, name, Mode::DIR))
+        raw(self.inode_of(dir)?.mkdir(&CLIENT, name, Mode::DIR))
     }
 
     fn rmdir(&self, path: &str) -> Sys<()> {
@@ -227,12 +253,12 @@ impl Subject for InProcess {
 
     fn chown(&self, path: &str, uid: u32, gid: u32) -> Sys<()> {
         let set = SetAttr { uid: Some(uid), gid: Some(gid), ..SetAttr::default() };
-        raw(self.inode(path)?.set_attr(&Caller::OWNER, &set))
+        raw(self.inode(path)?.set_attr(&CLIENT, &set))
     }
 
     fn utime(&self, path: &str, (secs, nanos): (i64, u32)) -> Sys<()> {
         let set = SetAttr { mtime: Some(Timestamp { secs, nanos }), ..SetAttr::default() };
-        raw(self.inode(path)?.set_attr(&Caller::OWNER, &set))
+        raw(self.inode(path)?.set_attr(&CLIENT, &set))
     }
 
     fn setxattr(&self, path: &str, name: &str, value: &[u8], how: i32) -> Sys<()> {
@@ -241,15 +267,15 @@ impl Subject for InProcess {
             flags::XATTR_REPLACE => XattrFlags::Replace,
             _ => XattrFlags::Any,
         };
-        raw(self.inode(path)?.set_xattr(&Caller::OWNER, name.as_bytes(), value, how))
+        raw(self.inode(path)?.set_xattr(&CLIENT, name.as_bytes(), value, how))
     }
 
     fn getxattr(&self, path: &str, name: &str) -> Sys<Vec<u8>> {
-        raw(self.inode(path)?.xattr(&Caller::OWNER, name.as_bytes()))
+        raw(self.inode(path)?.xattr(&CLIENT, name.as_bytes()))
     }
 
     fn removexattr(&self, path: &str, name: &str) -> Sys<()> {
-        raw(self.inode(path)?.remove_xattr(&Caller::OWNER, name.as_bytes()))
+        raw(self.inode(path)?.remove_xattr(&CLIENT, name.as_bytes()))
     }
 
     fn open(&self, path: &str, flags: i32) -> Sys<Fd> {
@@ -257,7 +283,7 @@ impl Subject for InProcess {
     }
 
     fn openat(&self, dir: Fd, name: &str, flags: i32) -> Sys<Fd> {
-        let inode = raw(self.inode_of(dir)?.lookup(&Caller::OWNER, name))?;
+        let inode = raw(self.inode_of(dir)?.lookup(&CLIENT, name))?;
         self.open_inode(&inode, flags)
     }
 
@@ -327,7 +353,7 @@ impl Subject for InProcess {
 
     fn fsetxattr(&self, fd: Fd, name: &str, value: &[u8]) -> Sys<()> {
         let inode = self.inode_of(fd)?;
-        raw(inode.set_xattr(&Caller::OWNER, name.as_bytes(), value, XattrFlags::Any))
+        raw(inode.set_xattr(&CLIENT, name.as_bytes(), value, XattrFlags::Any))
     }
 
     fn getdents(&self, fd: Fd, max: usize) -> Sys<Vec<Dirent>> {
@@ -402,5 +428,5 @@ fn stat(inode: &Inode) -> Stat {
 
 fn chmod(inode: &Inode, mode: u32) -> Sys<()> {
     let mode = Mode::new(u16::try_from(mode & 0o7777).unwrap());
-    raw(inode.set_attr(&Caller::OWNER, &SetAttr { mode: Some(mode), ..SetAttr::default() }))
+    raw(inode.set_attr(&CLIENT, &SetAttr { mode: Some(mode), ..SetAttr::default() }))
 }

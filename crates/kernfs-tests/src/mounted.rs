@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use kernfs_fuse::{Mount, MountOptions};
 
@@ -47,7 +48,9 @@ impl Mounted {
             | Needs::DEVICES
             | Needs::NAMESPACES
             | Needs::HANDLES
-            | Needs::ATTRIBUTES;
+            | Needs::ATTRIBUTES
+            | Needs::LOAD
+            | Needs::SYSTEM_PRESSURE;
         let count = AtomicUsize::new(0);
         let mut subject = Syscalls::new(Self { mounts, _dirs: dirs, groups, devices, can, count });
         subject.probe().map_err(|errno| format!("the mount does not work: errno {errno}"))?;
@@ -104,6 +107,27 @@ impl Owner for Mounted {
 
     fn populate(&self, dir: &str, is_populated: bool) -> Sys<()> {
         self.groups.populate(self.in_tree(dir)?, is_populated)
+    }
+
+    fn load(&self, dir: &str, is_loaded: bool) -> Sys<()> {
+        self.groups.load(self.in_tree(dir)?, is_loaded)
+    }
+
+    fn pass(&self, time: Duration) -> Sys<()> {
+        self.groups.pass(time);
+        Ok(())
+    }
+
+    fn time(&self) -> Sys<Duration> {
+        Ok(self.groups.time())
+    }
+
+    fn triggers(&self) -> Option<usize> {
+        Some(self.groups.triggers())
+    }
+
+    fn system(&self) -> Sys<String> {
+        Ok(self.mounts[0].path().join(Groups::SYSTEM).display().to_string())
     }
 
     fn device(&self) -> Sys<Device> {

@@ -50,6 +50,10 @@ bitflags! {
         const ATTRIBUTES = 4096;
         /// inotify.
         const INOTIFY = 8192;
+        /// Members of a directory can be made to contend for a processor ([`Owner::load`]).
+        const LOAD = 16384;
+        /// Pressure files of the whole system, with the manners of procfs ([`Owner::system`]).
+        const SYSTEM_PRESSURE = 32768;
     }
 }
 
@@ -160,6 +164,36 @@ pub trait Owner: Sync {
     /// Puts a member into a directory, or takes it out, from the owner's side.
     fn populate(&self, dir: &str, is_populated: bool) -> Sys<()> {
         Err(errno::ENOSYS)
+    }
+
+    /// Lets members of a directory contend for a processor from now on, or no longer.
+    fn load(&self, dir: &str, is_loaded: bool) -> Sys<()> {
+        Err(errno::ENOSYS)
+    }
+
+    /// Lets time pass for whatever makes pressure of load: at least so much.
+    fn pass(&self, time: Duration) -> Sys<()> {
+        Err(errno::ENOSYS)
+    }
+
+    /// Returns the time of the clock that pressure is accounted by.
+    fn time(&self) -> Sys<Duration> {
+        Err(errno::ENOSYS)
+    }
+
+    /// Returns how many triggers are set on all groups there ever were, where that can be told.
+    fn triggers(&self) -> Option<usize> {
+        None
+    }
+
+    /// Returns the directory of the pressure files of the whole system: `cpu`, `io`, `memory`.
+    fn system(&self) -> Sys<String> {
+        Err(errno::ENOSYS)
+    }
+
+    /// Tells whether clients have CAP_SYS_RESOURCE, with which a trigger may have any window.
+    fn is_privileged(&self) -> bool {
+        false
     }
 
     /// Makes a fresh device.

@@ -115,6 +115,33 @@ impl<O: Owner> Owner for Syscalls<O> {
         self.owner.populate(dir, is_populated)
     }
 
+    fn load(&self, dir: &str, is_loaded: bool) -> Sys<()> {
+        self.owner.load(dir, is_loaded)
+    }
+
+    fn pass(&self, time: Duration) -> Sys<()> {
+        self.owner.pass(time)
+    }
+
+    fn time(&self) -> Sys<Duration> {
+        self.owner.time()
+    }
+
+    fn triggers(&self) -> Option<usize> {
+        self.owner.triggers()
+    }
+
+    fn system(&self) -> Sys<String> {
+        self.owner.system()
+    }
+
+    /// As this process is, for it is the client.
+    fn is_privileged(&self) -> bool {
+        use rustix::thread::{CapabilitySet, capabilities};
+        let effective = capabilities(None).map(|sets| sets.effective);
+        effective.is_ok_and(|set| set.contains(CapabilitySet::SYS_RESOURCE))
+    }
+
     fn device(&self) -> Sys<Device> {
         self.owner.device()
     }

@@ -14,7 +14,9 @@ use crate::gate::{self, Gate, Pass, Refused, SharedPass};
 use crate::inside::{self, Inside, Panicked, Place, contain};
 use crate::meta::{Caller, Operation};
 use crate::node::{AnyDriver, AnyOpen, OpenCore, Record};
-use crate::ops::{Ask, FileOps, Kind, MapOp, OpenOp, Ops, Pending, ReadOp, ReadShared, WriteOp};
+use crate::ops::{
+    Ask, FileOps, Kind, MapOp, Notifier, OpenOp, Ops, Pending, ReadOp, ReadShared, WriteOp,
+};
 use crate::request::{Chunk, InQueue, Outcome};
 use crate::sync::assert_unlocked;
 
@@ -351,13 +353,14 @@ impl<T: FileOps> AnyOpen for OpenNode<T> {
         &self.core
     }
 
-    fn open(&self) -> Result<(), Errno> {
+    fn open(&self, notifier: &dyn Fn() -> Notifier) -> Result<(), Errno> {
         let Ok(pass) = self.gate.enter() else {
             return Err(Errno::ENODEV);
         };
         let OpenCore { node, ready, record, opener, flags, .. } = &self.core;
         let free = &record.free;
-        let mut op = OpenOp { caller: opener, flags: *flags, ino: node.ino(), ready, free };
+        let (caller, ino) = (opener, node.ino());
+        let mut op = OpenOp { caller, flags: *flags, ino, notifier, ready, free };
         self.run(pass, Operation::Open, opener, |driver, open, _| {
             *open = Some(driver.open(&mut op)?);
             Ok(())

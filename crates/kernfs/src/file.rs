@@ -13,12 +13,11 @@ use crate::drain::NotDrained;
 use crate::errno::{Errno, Rejected};
 use crate::meta::{Caller, Mode, OpenFlags, SetAttr, Tag};
 use crate::name::Name;
-use crate::node::{AnyDriver, FileNode, HIDDEN, Inner, Node, REMOVED};
-use crate::ops::FileOps;
+use crate::node::{AnyDriver, FileNode, HIDDEN, Inner, REMOVED};
+use crate::ops::{FileOps, Notifier};
 use crate::owner::{Owner, owner_methods};
 use crate::realm::{Manners, PAGE_SIZE, WriteLimit};
 use crate::sever;
-use crate::structure::Shared;
 
 impl Dir {
     /// Adds a file, whose driver is handed in and comes back when the file is removed.
@@ -134,7 +133,7 @@ impl<T> File<T> {
     /// Returns a handle that can only notify, to be kept where the file cannot be.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
-        Notifier::new(&self.owner)
+        self.owner.tree().notifier(self.owner.node())
     }
 
     /// Returns who holds the file open, in the order of opening.
@@ -183,30 +182,6 @@ impl<T> Deref for File<T> {
 impl<T> fmt::Debug for File<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("File").field("ino", &self.ino()).field("name", &self.name()).finish()
-    }
-}
-
-/// A handle that can only [notify](File::notify); pins neither the file nor its driver.
-#[derive(Clone)]
-pub struct Notifier {
-    tree: Arc<Shared>,
-    node: Arc<Node>,
-}
-
-impl Notifier {
-    pub(crate) fn new(owner: &Owner) -> Self {
-        Self { tree: Arc::clone(owner.tree()), node: Arc::clone(owner.node()) }
-    }
-
-    /// Announces that the value changed; does nothing once the file was removed.
-    pub fn notify(&self) {
-        self.tree.notify(&self.node);
-    }
-}
-
-impl fmt::Debug for Notifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Notifier").field(&self.node).finish()
     }
 }
 

@@ -138,7 +138,7 @@ pub use client::{Client, DirEntry, Inode, MAX_LINKS, OpenDir, PATH_MAX};
 pub use dir::{Child, Dir, DirOp, DirOps, DirOptions, Link, Target};
 pub use drain::{Draining, NotDrained, Stuck};
 pub use errno::{Errno, Rejected};
-pub use file::{File, FileOptions, Holder, Notifier};
+pub use file::{File, FileOptions, Holder};
 #[cfg(feature = "std")]
 pub use meta::SystemClock;
 pub use meta::{
@@ -149,7 +149,8 @@ pub use meta::{
 pub use name::Name;
 pub use open::{Mapping, OpenFile, Waiter};
 pub use ops::{
-    FileOps, Kind, MapOp, OpenOp, Ops, ReadOp, ReadShared, ReadyBy, Reply, Show, WriteOp, show,
+    FileOps, Kind, MapOp, Notifier, OpenOp, Ops, ReadOp, ReadShared, ReadyBy, Reply, Show, WriteOp,
+    show,
 };
 pub use realm::{Limits, Manners, PAGE_SIZE, WriteLimit};
 #[cfg(any(feature = "std", loom, shuttle))]

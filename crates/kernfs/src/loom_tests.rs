@@ -23,7 +23,7 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::{Events, Ready, WaitQueue, block_on};
 use crate::{
     Ack, Caller, Dir, File, FileOps, FrontEnd, Kind, Mode, OpenFile, OpenFlags, OpenOp, Ops,
-    ReadOp, ReadShared, Readiness, Reply, Severed, StoppedClock, Tree, WriteOp,
+    ReadOp, ReadShared, Readiness, ReadyBy, Reply, Severed, StoppedClock, Tree, WriteOp,
 };
 
 /// Tries all interleavings that preempt a thread at most `preemptions` times
@@ -1099,6 +1099,86 @@ fn a_deferred_answer_against_a_removal() {
             Ok(2) => assert!(answered.is_ok()),
             read => assert_eq!(read, Err(Errno::ENODEV)),
         }
+    });
+}
+
+/// A pressure file in small: a write puts the open file on the list of those that events go to, its
+/// release takes it off.
+#[derive(Clone, Default)]
+struct Triggers(Arc<Mutex<Vec<Readiness>>>);
+
+impl FileOps for Triggers {
+    type Open = Readiness;
+    const READY: ReadyBy = ReadyBy::Handle;
+
+    fn open(&self, op: &mut OpenOp<'_>) -> Result<Readiness, Errno> {
+        Ok(op.readiness())
+    }
+
+    fn write(&self, open: &mut Readiness, op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+        self.0.lock().push(open.clone());
+        Ok(op.data().len())
+    }
+
+    fn release(&self, _: Readiness) {
+        self.0.lock().clear();
+    }
+}
+
+#[test]
+fn a_trigger_that_is_being_set_against_a_removal() {
+    explore(3, || {
+        let triggers = Triggers::default();
+        let (tree, file) = tree_of(triggers.clone());
+        let held = open(&tree);
+        let writer = thread::spawn(move || held.write_at(b"some", 0));
+        drop(file.remove().unwrap());
+        assert!(triggers.0.lock().is_empty(), "left behind");
+        assert!(matches!(writer.join().unwrap(), Ok(4) | Err(Errno::ENODEV)));
+        assert!(triggers.0.lock().is_empty(), "set after the removal");
+    });
+}
+
+#[test]
+fn a_trigger_that_is_being_set_against_a_hiding() {
+    explore(3, || {
+        let triggers = Triggers::default();
+        let (tree, file) = tree_of(triggers.clone());
+        let held = open(&tree);
+        let writer = thread::spawn({
+            let held = held.clone();
+            move || held.write_at(b"some", 0)
+        });
+        file.hide().wait().unwrap();
+        file.show();
+        assert!(triggers.0.lock().is_empty(), "left behind");
+        assert_eq!(held.write_at(b"some", 0), Err(Errno::ENODEV), "dead, though shown again");
+        writer.join().unwrap().ok();
+        assert!(triggers.0.lock().is_empty(), "set after the hiding");
+    });
+}
+
+#[test]
+fn a_trigger_that_fires_against_a_removal_and_a_sleeper() {
+    explore(3, || {
+        let triggers = Triggers::default();
+        let (tree, file) = tree_of(triggers.clone());
+        let held = open(&tree);
+        assert_eq!(held.write_at(b"some", 0), Ok(4));
+        let sleeper = thread::spawn({
+            let held = held.clone();
+            move || held.wait(Events::PRI)
+        });
+        let producer = thread::spawn(move || {
+            let linked = triggers.0.lock().first().cloned();
+            let is_news = linked.is_some_and(|trigger| trigger.set_once(Events::PRI));
+            (is_news, triggers)
+        });
+        drop(file.remove().unwrap());
+        let (woken, (_, triggers)) = both(sleeper, producer);
+        assert!(woken == Events::PRI || woken == Events::PRI | Events::ERR, "{woken:?}");
+        assert_eq!(held.ready(Events::all()), Events::SEVERED);
+        assert!(triggers.0.lock().is_empty());
     });
 }
 

@@ -18,7 +18,7 @@ use crate::gate::{Gate, Live};
 use crate::inside::contain;
 use crate::meta::{Caller, Meta, NodeKind, OpenFlags, Tag, Timestamp};
 use crate::name::Name;
-use crate::ops::{Ask, Free, Kind, MapOp, Ops, ReadyBy};
+use crate::ops::{Ask, Free, Kind, MapOp, Notifier, Ops, ReadyBy};
 use crate::realm::{Realm, WriteLimit};
 use crate::request::{Chunk, InQueue, Outcome};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -328,7 +328,7 @@ pub(crate) trait AnyOpen: Busy {
     fn core(&self) -> &OpenCore;
 
     /// Runs the driver's `open`, once, before anybody else can know the open file.
-    fn open(&self) -> Result<(), Errno>;
+    fn open(&self, notifier: &dyn Fn() -> Notifier) -> Result<(), Errno>;
 
     /// Reads into `chunk` for the opener, if that can be done at once: the usual case in one call.
     ///

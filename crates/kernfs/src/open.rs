@@ -75,7 +75,7 @@ impl OpenFile {
                 ops: Ops::empty(),
             })
         });
-        let opened = listed.and_then(|open| match open.open() {
+        let opened = listed.and_then(|open| match open.open(&|| tree.notifier(node)) {
             Ok(()) => Ok(open),
             Err(errno) => {
                 open.close(None);

@@ -157,6 +157,7 @@ pub struct OpenOp<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) flags: OpenFlags,
     pub(crate) ino: u64,
+    pub(crate) notifier: &'a dyn Fn() -> Notifier,
     pub(crate) ready: &'a Arc<Ready>,
     pub(crate) free: &'a Mutex<Vec<Free>>,
 }
@@ -189,6 +190,12 @@ impl OpenOp<'_> {
         Readiness(Arc::clone(self.ready))
     }
 
+    /// Returns a handle that announces changes of the file, to keep.
+    #[must_use]
+    pub fn notifier(&self) -> Notifier {
+        (self.notifier)()
+    }
+
     /// Registers what ends the *file lifetime*: runs once, at the last close, after `release`.
     ///
     /// It is `'static` and the driver's own lifetime ends at severing, so it cannot reach the
@@ -206,6 +213,53 @@ impl fmt::Debug for OpenOp<'_> {
             .field("ino", &self.ino())
             .finish()
     }
+}
+
+/// A handle that can only announce that a file changed; pins neither the file nor its driver.
+///
+/// Comes from [`File::notifier`](crate::File::notifier) or [`OpenOp::notifier`], may be kept as
+/// long as one likes and used from anywhere: also from `release`, and after the removal, when it
+/// does nothing. Handles of the same file are equal.
+#[derive(Clone)]
+pub struct Notifier(pub(crate) Arc<dyn Announce>);
+
+impl Notifier {
+    /// Announces that the value changed: makes open files ready whose driver says
+    /// [`ReadyBy::Notify`], wakes who waits on any, and tells who watches the file
+    /// (`kernfs_notify`).
+    pub fn notify(&self) {
+        self.0.notify();
+    }
+
+    /// Tells who watches the file (front ends, and through them inotify) that it changed, and wakes
+    /// nobody: for drivers that say by [`Readiness`] whom it concerns.
+    pub fn announce(&self) {
+        self.0.announce();
+    }
+}
+
+impl PartialEq for Notifier {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.node() == other.0.node()
+    }
+}
+
+impl Eq for Notifier {}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Notifier").field(&self.0.node()).finish()
+    }
+}
+
+/// A file of a tree, as its notifiers know it.
+pub(crate) trait Announce: Send + Sync {
+    fn notify(&self);
+
+    fn announce(&self);
+
+    /// Returns where the node is, which tells it from all others.
+    fn node(&self) -> *const ();
 }
 
 /// Who asks, and for what range.

@@ -8,10 +8,10 @@ use core::marker::PhantomData;
 use crate::dir::Dir;
 use crate::drain::Draining;
 use crate::errno::{Errno, Rejected};
-use crate::file::{self, FileOptions, Notifier};
+use crate::file::{self, FileOptions};
 use crate::inside;
 use crate::node::AnyDriver;
-use crate::ops::FileOps;
+use crate::ops::{FileOps, Notifier};
 use crate::owner::Owner;
 use crate::sync::Mutex;
 
@@ -84,7 +84,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     ) -> Result<Notifier, Rejected<T>> {
         let erase = |driver: Arc<T>| erase(driver);
         let (owner, driver) = file::add(&self.dir, name.as_ref(), options.into(), driver, erase)?;
-        let notifier = Notifier::new(&owner);
+        let notifier = owner.tree().notifier(owner.node());
         self.exposed.0.lock().push((owner, driver));
         Ok(notifier)
     }

@@ -11,6 +11,7 @@ use crate::errno::Errno;
 use crate::meta::{Caller, Meta, Mode, SetAttr, Tag};
 use crate::name::{Name, absolute};
 use crate::node::{DirNode, HIDDEN, Inner, Node, REMOVED};
+use crate::ops::{Announce, Notifier};
 use crate::realm::Realm;
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
@@ -303,6 +304,16 @@ impl Shared {
     /// Announces that the value of a file changed; does nothing once it was removed.
     pub(crate) fn notify(&self, node: &Node) {
         node.notify();
+        self.announce(node);
+    }
+
+    /// Makes a handle that announces changes of a file.
+    pub(crate) fn notifier(self: &Arc<Self>, node: &Arc<Node>) -> Notifier {
+        Notifier(Arc::new(OfNode { tree: Arc::clone(self), node: Arc::clone(node) }))
+    }
+
+    /// Tells front ends that a file changed; does nothing once it was removed.
+    fn announce(&self, node: &Node) {
         if !node.has(REMOVED | HIDDEN) {
             self.fronts.announce(|| Change::Notified { ino: node.ino() });
         }
@@ -341,6 +352,26 @@ impl Shared {
             return Err(Errno::ENAMETOOLONG);
         }
         Ok(())
+    }
+}
+
+/// A file, as its notifiers know it.
+struct OfNode {
+    tree: Arc<Shared>,
+    node: Arc<Node>,
+}
+
+impl Announce for OfNode {
+    fn notify(&self) {
+        self.tree.notify(&self.node);
+    }
+
+    fn announce(&self) {
+        self.tree.announce(&self.node);
+    }
+
+    fn node(&self) -> *const () {
+        Arc::as_ptr(&self.node).cast()
     }
 }
 

@@ -69,9 +69,12 @@ impl Readiness {
     /// Makes `events` ready until the next poll has reported them, whoever polls, and wakes.
     ///
     /// This is how a pressure trigger fires (`psi_trigger_poll` tests and clears its event).
-    pub fn set_once(&self, events: Events) {
-        self.0.once.fetch_or(events.bits(), AcqRel);
+    /// Tells whether any of them is news: no poll is still to report it, and the open file lives.
+    #[expect(clippy::must_use_candidate, reason = "called for its effect")]
+    pub fn set_once(&self, events: Events) -> bool {
+        let before = self.0.once.fetch_or(events.bits(), AcqRel);
         self.0.wake();
+        events.bits() & !before != 0 && !self.is_dead()
     }
 
     /// Tells whether the open file was severed or closed.

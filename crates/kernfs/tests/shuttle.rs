@@ -14,6 +14,7 @@
 //! A storm that fails prints its schedule; put that into `shuttle::replay` to see it again.
 #![cfg(shuttle)]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use kernfs::{
     Ack, Caller, Child, Client, Clock, Dir, DirOp, DirOps, Draining, Errno, Events, File, FileOps,
     FrontEnd, Kind, Mode, Name, Notifier, OpenFile, OpenFlags, OpenOp, ReadOp, ReadShared,
-    Readiness, Reply, Severed, Timestamp, Tree, Waiter, WriteOp,
+    Readiness, ReadyBy, Reply, Severed, Timestamp, Tree, Waiter, WriteOp,
 };
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -65,6 +66,92 @@ fn storm_of_two_owners_and_three_clients_with_few_preemptions() {
 fn short_storm_of_one_owner_and_two_clients() {
     storm(RandomScheduler::new(storms(1)), || blow(1, 2, 4));
     storm(PctScheduler::new(3, storms(1)), || blow(1, 2, 4));
+}
+
+#[test]
+fn storm_of_triggers() {
+    storm(RandomScheduler::new(storms(2)), pressure);
+    storm(PctScheduler::new(3, storms(2)), pressure);
+}
+
+/// A pressure file in small, among clients who set triggers, somebody who fires them, and an owner
+/// who hides and shows the file and at last removes it: each trigger ends with its open file.
+fn pressure() {
+    let tree = Arc::new(Tree::builder().clock(Ticks::default()).build());
+    let linked: Linked = Arc::default();
+    let driver = Triggers { linked: Arc::clone(&linked), next: AtomicU64::new(0) };
+    let file = tree.root().add_file("f", Mode::RW, driver).unwrap();
+    let clients = (0..2).map(|_| {
+        let client = tree.client(Caller::OWNER);
+        thread::spawn(move || (0..3).for_each(|_| set_and_wait(&client)))
+    });
+    let clients: Vec<_> = clients.collect();
+    let producer = thread::spawn({
+        let linked = Arc::clone(&linked);
+        move || {
+            for _ in 0..4 {
+                let all: Vec<_> = linked.lock().unwrap().values().cloned().collect();
+                for trigger in all {
+                    trigger.set_once(Events::PRI);
+                }
+            }
+        }
+    });
+    for _ in 0..2 {
+        file.hide().wait().unwrap();
+        assert!(linked.lock().unwrap().is_empty(), "a trigger outlived its open file");
+        file.show();
+    }
+    drop(file.remove().unwrap());
+    assert!(linked.lock().unwrap().is_empty(), "a trigger outlived its open file");
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    producer.join().unwrap();
+    assert!(linked.lock().unwrap().is_empty());
+    assert_eq!(tree.usage().open_files, 0);
+}
+
+fn set_and_wait(client: &Client) {
+    let Ok(held) = client.open("/f", OpenFlags::READ_WRITE) else { return };
+    let first = held.write_at(b"some", 0);
+    assert!(matches!(first, Ok(4) | Err(Errno::ENODEV)), "{first:?}");
+    let second = held.write_at(b"some", 0);
+    assert!(matches!(second, Err(Errno::EBUSY | Errno::ENODEV)), "{second:?}");
+    if thread_rng().gen_range(0..2) == 0 {
+        let woken = held.wait(Events::PRI);
+        assert!(woken == Events::PRI || woken == Events::PRI | Events::ERR, "{woken:?}");
+    }
+}
+
+type Linked = Arc<shuttle::sync::Mutex<BTreeMap<u64, Readiness>>>;
+
+struct Triggers {
+    linked: Linked,
+    next: AtomicU64,
+}
+
+impl FileOps for Triggers {
+    type Open = (Readiness, Option<u64>);
+    const READY: ReadyBy = ReadyBy::Handle;
+
+    fn open(&self, op: &mut OpenOp<'_>) -> Result<Self::Open, Errno> {
+        Ok((op.readiness(), None))
+    }
+
+    fn write(&self, open: &mut Self::Open, op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+        if open.1.is_some() {
+            return Err(Errno::EBUSY);
+        }
+        let number = self.next.fetch_add(1, SeqCst);
+        self.linked.lock().unwrap().insert(number, open.0.clone());
+        open.1 = Some(number);
+        Ok(op.data().len())
+    }
+
+    fn release(&self, open: Self::Open) {
+        if let Some(number) = open.1 {
+            self.linked.lock().unwrap().remove(&number);
+        }
+    }
 }
 
 /// Lets owners and clients loose on a tree, severs what is left, and counts.

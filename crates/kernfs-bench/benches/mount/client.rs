@@ -143,6 +143,8 @@ pub(crate) enum Held {
     News,
     /// A byte in a named pipe.
     Pipe,
+    /// An event of a trigger, set on each open file of a pressure file.
+    Triggers,
 }
 
 impl Held {
@@ -150,6 +152,7 @@ impl Held {
         match self {
             Self::News => "news",
             Self::Pipe => "pipe",
+            Self::Triggers => "triggers",
         }
     }
 }
@@ -207,11 +210,12 @@ fn obey(words: &[&str], held: &mut HashMap<String, Epoll>) -> Answer {
         ["find", path] => Ok(vec![find(path.as_ref())?]),
         ["hold", what, opens, path] => {
             let opens = number(opens)? as usize;
-            let events = match *what {
-                "pipe" => epoll::EventFlags::IN,
-                _ => epoll::EventFlags::PRI,
+            let epoll = match *what {
+                "pipe" => Epoll::new(path, epoll::EventFlags::IN, opens, None)?,
+                "triggers" => Epoll::new(path, epoll::EventFlags::PRI, opens, Some(TRIGGER))?,
+                _ => Epoll::new(path, epoll::EventFlags::PRI, opens, None)?,
             };
-            held.insert((*what).into(), Epoll::new(path, events, opens)?);
+            held.insert((*what).into(), epoll);
             Ok(vec![])
         }
         ["wait", what] => {
@@ -353,6 +357,9 @@ fn find(dir: &std::path::Path) -> std::io::Result<u64> {
     Ok(count)
 }
 
+/// A condition that is never met here; the window is one that anybody may set.
+const TRIGGER: &[u8] = b"some 2000000 2000000";
+
 /// Open files that are waited for.
 struct Epoll {
     epoll: OwnedFd,
@@ -361,14 +368,24 @@ struct Epoll {
 }
 
 impl Epoll {
-    fn new(path: &str, events: epoll::EventFlags, opens: usize) -> std::io::Result<Self> {
+    /// Opens a file so many times, and writes `trigger` to each open file.
+    fn new(
+        path: &str,
+        events: epoll::EventFlags,
+        opens: usize,
+        trigger: Option<&[u8]>,
+    ) -> std::io::Result<Self> {
+        let access = if trigger.is_some() { OFlags::RDWR } else { OFlags::RDONLY };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut files = Vec::new();
         let mut buf = [0; 64];
         for number in 0..opens {
-            let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-            // So that what is read already is no news; a pipe has nothing yet.
-            let _ = rustix::io::read(&file, &mut buf);
+            let file = open(path, access | OFlags::NONBLOCK)?;
+            match trigger {
+                Some(trigger) => drop(rustix::io::write(&file, trigger)?),
+                // So that what is read already is no news; a pipe has nothing yet.
+                None => drop(rustix::io::read(&file, &mut buf)),
+            }
             // Told once for each.
             let events = events | epoll::EventFlags::ONESHOT;
             epoll::add(&epoll, &file, epoll::EventData::new_u64(number as u64), events)?;

@@ -30,6 +30,8 @@ mod severing;
 
 mod removal;
 
+mod pressure;
+
 mod slow;
 
 mod report;
@@ -52,6 +54,7 @@ const SECTIONS: &[(&str, Measure)] = &[
     ("wakes", wakes::measure),
     ("severing", severing::measure),
     ("removal", removal::measure),
+    ("pressure", pressure::measure),
     ("slow", slow::measure),
 ];
 

@@ -103,7 +103,9 @@ impl Temporary {
         let group = format!("{root}/kernfs-bench-{}", std::process::id());
         fs::create_dir(&group).map_err(|error| format!("{group}: {error}"))?;
         self.janitor.dir(&group);
-        Ok(Cgroup(group))
+        let group = Cgroup(group);
+        self.janitor.dir(&group.child());
+        Ok(group)
     }
 }
 
@@ -114,6 +116,11 @@ impl Cgroup {
     /// Returns the path of a file that the kernel's own kernfs serves.
     pub(crate) fn file(&self) -> String {
         format!("{}/cgroup.max.depth", self.0)
+    }
+
+    /// Returns where a group below it can be made.
+    pub(crate) fn child(&self) -> String {
+        format!("{}/child", self.0)
     }
 }
 

@@ -5,6 +5,7 @@ mod io;
 mod library;
 mod notify;
 mod objects;
+mod pressure;
 mod severing;
 
 use std::fmt::Debug;
@@ -36,8 +37,8 @@ impl Debug for Case {
 
 /// Returns all cases in the order of their numbers.
 pub fn all() -> Vec<Case> {
-    [objects::CASES, io::CASES, severing::CASES, hide::CASES, notify::CASES, library::CASES]
-        .concat()
+    let by_calls = [objects::CASES, io::CASES, severing::CASES, hide::CASES, notify::CASES];
+    [&by_calls.concat()[..], pressure::CASES, library::CASES].concat()
 }
 
 /// What a case runs with: the subject, and ways to say what is expected.

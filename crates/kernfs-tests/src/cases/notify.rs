@@ -7,8 +7,8 @@ use crate::subject::inotify::{IN_DELETE, IN_DELETE_SELF, IN_IGNORED, IN_ISDIR, I
 use crate::subject::{Fd, How, Kind, Needs, Watched, flags};
 
 const GROUP: &str = "E. Poll and notify";
-const DEFAULT: u32 = IN | OUT | RDNORM | WRNORM;
-const WAYS: [How; 3] = [How::Poll, How::Select, How::Epoll];
+pub(super) const DEFAULT: u32 = IN | OUT | RDNORM | WRNORM;
+pub(super) const WAYS: [How; 3] = [How::Poll, How::Select, How::Epoll];
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -186,7 +186,7 @@ fn attribute(env: &Env<'_>) {
 }
 
 /// Waits until a watch has told of an event, and returns everything that it told until then.
-fn told(env: &Env<'_>, watch: Fd, event: u32, timeout: Duration) -> Vec<Watched> {
+pub(super) fn told(env: &Env<'_>, watch: Fd, event: u32, timeout: Duration) -> Vec<Watched> {
     let start = Instant::now();
     let mut all = Vec::new();
     while start.elapsed() < timeout && !all.iter().any(|one: &Watched| one.events & event != 0) {

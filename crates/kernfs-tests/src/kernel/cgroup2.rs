@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use super::{errno, mounted};
 use crate::subject::{Attribute, Kind, Needs, Owner, Sys};
 use crate::syscalls::{ABILITIES, Syscalls};
+
+/// The pressure files of the whole system.
+const SYSTEM: &str = "/proc/pressure";
 
 /// What the names of the groups that are made here begin with.
 const PREFIX: &str = "kernfs-tests-";
@@ -21,6 +25,8 @@ pub struct Cgroup2 {
     home: PathBuf,
     base: PathBuf,
     members: Mutex<HashMap<String, Member>>,
+    /// Processes that contend for a processor, by their group.
+    loads: Mutex<HashMap<String, [Member; 2]>>,
     controller: Result<Controller, String>,
     count: AtomicUsize,
 }
@@ -40,10 +46,10 @@ impl Cgroup2 {
         let count = COUNT.fetch_add(1, SeqCst);
         let base = home.join(format!("{PREFIX}{}-{count}", std::process::id()));
         fs::create_dir(&base).map_err(|error| format!("no group can be made: {error}"))?;
-        let members = Mutex::default();
+        let (members, loads) = (Mutex::default(), Mutex::default());
         let (controller, count) = (Err("not looked for".to_owned()), AtomicUsize::new(0));
         // From here on, it is removed again.
-        let mut owner = Self { home, base, members, controller, count };
+        let mut owner = Self { home, base, members, loads, controller, count };
         owner.controller = Controller::enable(&owner.home, &owner.base);
         let probe = owner.base.join("cgroup.events").display().to_string();
         let mut subject = Syscalls::new(owner);
@@ -72,6 +78,8 @@ impl Owner for Cgroup2 {
     fn can(&self) -> Needs {
         let mut can = ABILITIES | Needs::CGROUPS | Needs::MEMBERS | Needs::HANDLES;
         can.set(Needs::PRESSURE_FILES, self.base.join("cgroup.pressure").exists());
+        can.set(Needs::LOAD, self.base.join("cpu.pressure").exists());
+        can.set(Needs::SYSTEM_PRESSURE, Path::new(SYSTEM).join("cpu").exists());
         can.set(Needs::ATTRIBUTES, self.controller.is_ok());
         can
     }
@@ -80,6 +88,7 @@ impl Owner for Cgroup2 {
         match needs {
             Needs::ATTRIBUTES => self.controller.as_ref().err().cloned(),
             Needs::PRESSURE_FILES => Some("this kernel has no cgroup.pressure".into()),
+            Needs::LOAD | Needs::SYSTEM_PRESSURE => Some("this kernel accounts no pressure".into()),
             Needs::DEVICES => Some("cgroup2 has no devices".into()),
             Needs::NAMESPACES => Some("cgroup2 has no tagged directories".into()),
             _ => None,
@@ -104,6 +113,33 @@ impl Owner for Cgroup2 {
         Ok(())
     }
 
+    fn load(&self, dir: &str, is_loaded: bool) -> Sys<()> {
+        // Those of before are killed and waited for, whatever is to come.
+        drop(self.loads.lock().unwrap().remove(dir));
+        if is_loaded {
+            let spinners = [Member::spinning()?, Member::spinning()?];
+            for spinner in &spinners {
+                write(&Path::new(dir).join("cgroup.procs"), &spinner.0.id().to_string())?;
+            }
+            self.loads.lock().unwrap().insert(dir.into(), spinners);
+        }
+        Ok(())
+    }
+
+    fn pass(&self, time: Duration) -> Sys<()> {
+        std::thread::sleep(time);
+        Ok(())
+    }
+
+    fn time(&self) -> Sys<Duration> {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        Duration::try_from(time).map_err(|_| crate::errno::EINVAL)
+    }
+
+    fn system(&self) -> Sys<String> {
+        Ok(SYSTEM.into())
+    }
+
     fn attribute(&self) -> Sys<Attribute> {
         let controller = self.controller.as_ref().map_err(|_| crate::errno::ENOSYS)?;
         let group = self.fresh();
@@ -126,6 +162,7 @@ impl Drop for Cgroup2 {
     fn drop(&mut self) {
         // Killed and waited for, so that no group has a member any more.
         self.members.get_mut().unwrap().clear();
+        self.loads.get_mut().unwrap().clear();
         remove_groups(&self.base);
         if let Ok(Controller { name, was_on: false, .. }) = &self.controller {
             let _ = write(&self.home.join("cgroup.subtree_control"), &format!("-{name}"));
@@ -215,6 +252,23 @@ impl Member {
     fn new() -> Sys<Self> {
         let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         child.map(Self).map_err(|error| errno(&error))
+    }
+
+    /// One that keeps a processor busy, the same for all of them, as long as this process lives.
+    fn spinning() -> Sys<Self> {
+        const LOOP: &str = "while kill -0 $PPID; do \
+            i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; done 2>/dev/null";
+        let child = Command::new("sh").args(["-c", LOOP]).stdin(Stdio::null()).spawn();
+        let spinner = child.map(Self).map_err(|error| errno(&error))?;
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let pid = rustix::process::Pid::from_child(&spinner.0);
+        let pinned = sched_getaffinity(None).and_then(|allowed| {
+            let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu));
+            let mut one = CpuSet::new();
+            one.set(first.ok_or(rustix::io::Errno::INVAL)?);
+            sched_setaffinity(Some(pid), &one)
+        });
+        pinned.map(|()| spinner).map_err(rustix::io::Errno::raw_os_error)
     }
 }
 

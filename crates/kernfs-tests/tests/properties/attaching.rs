@@ -4,11 +4,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use kernfs::{
-    Caller, Errno, Events, FileOps, Kind, Mode, Notifier, OpenFlags, OpenOp, Ops, ReadOp,
-    Readiness, ReadyBy, Reply, Tree, Waiter, WriteOp,
+    Caller, Errno, Events, File, FileOps, Kind, Mode, Notifier, OpenFile, OpenFlags, OpenOp, Ops,
+    ReadOp, Readiness, ReadyBy, Reply, Tree, Waiter, WriteOp,
 };
+use kernfs_psi::{Engine, Group, PressureFile, Resource, VirtualClock, pressure_file};
 use kernfs_tests::probe::{CallingWaker, CountingWaker, Log, Sleeper, within};
 
 use super::fixture::{ENDS, End, Owner, race};
@@ -77,6 +79,69 @@ fn p11_publish_or_fail() {
             |held| {
                 let attached = held.write_at(b"some 150000 1000000", 0);
                 assert!(matches!(attached, Ok(19) | Err(Errno::ENODEV)), "{attached:?}");
+            },
+        );
+    }
+}
+
+/// A pressure file, as it is, whose time stands until somebody lets it pass.
+struct Pressure {
+    clock: VirtualClock,
+    engine: Arc<Engine>,
+    group: Group,
+    tree: Tree,
+    file: File<PressureFile>,
+}
+
+impl Pressure {
+    fn new() -> Self {
+        let clock = VirtualClock::new();
+        let engine = Arc::new(Engine::builder().clock(clock.clone()).build());
+        let group = engine.root().child();
+        let tree = Tree::new();
+        let driver = pressure_file(&group, Resource::Io);
+        let file = tree.root().add_file("io.pressure", driver.options(), driver).unwrap();
+        Self { clock, engine, group, tree, file }
+    }
+
+    fn open(&self) -> OpenFile {
+        self.tree.client(Caller::OWNER).open("/io.pressure", OpenFlags::READ_WRITE).unwrap()
+    }
+
+    /// Hides the file, or removes it, and returns what else there is.
+    fn end(self, end: End) -> (Arc<Engine>, Group, Tree) {
+        if end == End::Hide {
+            self.file.hide().wait().unwrap();
+        } else {
+            drop(self.file.remove().unwrap());
+        }
+        assert_eq!(self.group.triggers(), 0, "left set");
+        (self.engine, self.group, self.tree)
+    }
+}
+
+const TRIGGER: &[u8] = b"some 1000 10000";
+
+/// P11: the same for the triggers of `kernfs-psi`.
+#[test]
+fn p11_publish_or_fail_of_a_pressure_trigger() {
+    for end in [End::Hide, End::Remove] {
+        race(
+            2000,
+            |_| {
+                let pressure = Pressure::new();
+                (pressure.open(), pressure)
+            },
+            move |pressure| {
+                let (_, group, _tree) = pressure.end(end);
+                // A write that was late finds nothing to be set on.
+                assert_eq!(group.triggers(), 0);
+            },
+            |held| {
+                let set = held.write(TRIGGER);
+                assert!([Ok(TRIGGER.len()), Err(Errno::ENODEV)].contains(&set), "{set:?}");
+                let again = held.write(TRIGGER);
+                assert!([Err(Errno::EBUSY), Err(Errno::ENODEV)].contains(&again), "{again:?}");
             },
         );
     }
@@ -186,6 +251,40 @@ fn p12_detach_is_automatic() {
                 fired.set_once(Events::HUP);
                 assert!(fired.is_dead());
                 assert_eq!(held.ready(Events::all()), Events::SEVERED);
+            },
+        );
+    }
+}
+
+/// P12: the same for the triggers of `kernfs-psi`, which fire while their file is severed.
+#[test]
+fn p12_detach_is_automatic_for_pressure_triggers() {
+    for end in [End::Hide, End::Remove] {
+        race(
+            500,
+            |_| {
+                let pressure = Pressure::new();
+                let held = [(); 3].map(|()| pressure.open());
+                assert!(held.iter().all(|held| held.write(TRIGGER) == Ok(TRIGGER.len())));
+                let stall = pressure.group.stall(Resource::Io);
+                let (clock, engine) = (pressure.clock.clone(), Arc::clone(&pressure.engine));
+                ((clock, engine, stall, held.clone()), (pressure, held))
+            },
+            move |(pressure, held)| {
+                let rest = pressure.end(end);
+                let dead = |held: &OpenFile| held.ready(Events::all()) == Events::SEVERED;
+                assert!(held.iter().all(dead));
+                drop(rest);
+            },
+            |(clock, engine, stall, held)| {
+                // Each of them is enough for an event.
+                for _ in 0..20 {
+                    clock.run(&engine, Duration::from_millis(10));
+                }
+                drop(stall);
+                let woken = held.each_ref().map(|held| held.wait(Events::PRI));
+                let right = |woken: &Events| Events::CHANGED.contains(*woken) && !woken.is_empty();
+                assert!(woken.iter().all(right), "{woken:?}");
             },
         );
     }

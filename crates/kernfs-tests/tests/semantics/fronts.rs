@@ -2,15 +2,17 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::task::Context;
 use std::time::Duration;
 
 use kernfs::{
-    Ack, Caller, Change, Client, Errno, FrontEnd, Mode, OpenFlags, SetAttr, Severed, Tree, show,
+    Ack, Caller, Change, Client, Errno, Events, FileOps, FrontEnd, Mode, Notifier, OpenFlags,
+    OpenOp, ReadOp, SetAttr, Severed, Tree, Waiter, show,
 };
-use kernfs_tests::probe::{Log, Sleeper, Watched, block_on, within};
+use kernfs_tests::probe::{CountingWaker, Log, Sleeper, Watched, block_on, within};
 
-fn file(dir: &kernfs::Dir, name: &str) -> kernfs::File<kernfs::Show<fn(&mut kernfs::ReadOp<'_>)>> {
-    dir.add_file(name, Mode::RO, show((|_| ()) as fn(&mut kernfs::ReadOp<'_>))).unwrap()
+fn file(dir: &kernfs::Dir, name: &str) -> kernfs::File<kernfs::Show<fn(&mut ReadOp<'_>)>> {
+    dir.add_file(name, Mode::RO, show((|_| ()) as fn(&mut ReadOp<'_>))).unwrap()
 }
 
 /// A front end that keeps its acknowledgements, and looks at the tree when it is told.
@@ -131,6 +133,66 @@ fn the_change_stream_tells_all_in_order_and_coalesces_notifications() {
         .set_attr(&Caller::OWNER, &SetAttr::default())
         .unwrap();
     assert_eq!(changes.try_recv(), Some(Change::Attributes { ino: g.ino() }));
+}
+
+/// A driver that keeps what it is given at open.
+#[derive(Default)]
+struct Announces(Mutex<Vec<Notifier>>);
+
+impl FileOps for Announces {
+    type Open = ();
+
+    fn open(&self, op: &mut OpenOp<'_>) -> Result<(), Errno> {
+        self.0.lock().unwrap().push(op.notifier());
+        // Nobody is told of a file that is being opened, but nothing is wrong with it either.
+        op.notifier().announce();
+        Ok(())
+    }
+
+    fn read(&self, (): &mut (), _: &mut ReadOp<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_driver_tells_watchers_of_its_file_without_waking_pollers() {
+    let tree = Tree::new();
+    let f = tree.root().add_file("f", Mode::RO, Announces::default()).unwrap();
+    let g = tree.root().add_file("g", Mode::RO, Announces::default()).unwrap();
+    let mut changes = tree.changes(16);
+    let client = tree.client(Caller::OWNER);
+    let held = ["/f", "/f", "/g"].map(|path| client.open(path, OpenFlags::READ).unwrap());
+    let notified = |ino| Some(Change::Notified { ino });
+    assert_eq!([(); 2].map(|()| changes.try_recv()), [notified(f.ino()), notified(g.ino())]);
+    let kept = f.0.lock().unwrap().clone();
+    assert_eq!(kept[0], kept[1], "of the same file");
+    assert_eq!(kept[0], f.notifier());
+    assert_ne!(kept[0], g.notifier());
+
+    held[0].read_to_string().unwrap();
+    let (woken, waker) = CountingWaker::new();
+    let (mut cx, mut waiter) = (Context::from_waker(&waker), Waiter::new());
+    assert!(held[0].poll_ready(&mut cx, &mut waiter, Events::PRI).is_pending());
+    kept[1].announce();
+    assert_eq!((woken.count(), changes.try_recv()), (0, notified(f.ino())));
+    assert_eq!(held[0].ready(Events::PRI), Events::empty());
+    kept[1].notify();
+    assert_eq!((woken.count(), changes.try_recv()), (1, notified(f.ino())));
+    assert_eq!(held[0].ready(Events::PRI), Events::CHANGED);
+
+    f.hide().wait().unwrap();
+    assert!(matches!(changes.try_recv(), Some(Change::Hidden(_))));
+    kept[0].announce();
+    assert_eq!(changes.try_recv(), None, "nobody sees a hidden file change");
+    f.show();
+    assert!(matches!(changes.try_recv(), Some(Change::Shown(_))));
+    kept[0].announce();
+    assert_eq!(changes.try_recv(), notified(f.ino()), "the file is there again");
+    drop(f.remove().unwrap());
+    assert!(matches!(changes.try_recv(), Some(Change::Removed(_))));
+    kept[0].announce();
+    kept[0].notify();
+    assert_eq!(changes.try_recv(), None);
 }
 
 #[test]
