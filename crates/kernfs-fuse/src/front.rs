@@ -1,19 +1,24 @@
 //! Our part in a severing: taking from the kernel what it has cached.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuse_session::{Completion, Errno, InvalRange, completion};
+use fuse_session::{Completed, Completion, Errno, InvalRange, Signal, completion};
 use kernfs::{Ack, Change, Entry, FrontEnd, ROOT_INO, Severed};
 
+use crate::event::{Event, Place};
 use crate::fs::Fs;
 use crate::news::{self, PATIENCE};
 use crate::nodes::Ended;
+use crate::watchers::Watchers;
 
 /// A mount's ear at the tree.
 pub(crate) struct Front {
     pub(crate) fs: Arc<Fs>,
+    /// `None` where inotify is left alone.
+    pub(crate) watchers: Option<Arc<Watchers>>,
     /// Runs when the tree has gone, to unmount.
     pub(crate) tree_gone: Box<dyn Fn(Arc<Ack>) + Send + Sync>,
 }
@@ -34,15 +39,23 @@ impl FrontEnd for Front {
         notifier.poll(0, held(&ack));
         let removed = matches!(severed.change, Change::Removed(_));
         let ended = self.fs.nodes.end(severed.inos(), removed);
+        let (signal, taken) = completion();
+        // Completes when the kernel has taken all that it holds.
+        let signal = Arc::new(signal);
         for ended in &ended.ids {
-            let ack = Arc::clone(&ack);
-            ended.pages.drop_all(notifier, move || drop(ack));
+            let held = (Arc::clone(&ack), Arc::clone(&signal));
+            ended.pages.drop_all(notifier, move || drop(held));
         }
         self.drop_attr(top.parent, held(&ack));
         if self.fs.nodes.take_names_told() && self.fs.caches_names() {
-            notifier.inc_epoch(held(&ack));
+            let held = (Arc::clone(&ack), Arc::clone(&signal));
+            notifier.inc_epoch(move |_| drop(held));
         }
-        self.prune(&ended);
+        self.prune(&ended, &signal);
+        drop(signal);
+        if removed && top.ino != ROOT_INO {
+            self.tell_removed(top, &ended, taken);
+        }
         if top.ino == ROOT_INO {
             (self.tree_gone)(ack);
         }
@@ -51,7 +64,10 @@ impl FrontEnd for Front {
     fn changed(&self, change: &Change) {
         match change {
             // Names that do not exist are not cached: only the directory's attributes change.
-            Change::Added(entry) => self.drop_attr_now(entry.parent),
+            Change::Added(entry) => {
+                self.drop_attr_now(entry.parent);
+                self.tell_added(entry);
+            }
             Change::Shown(entry) => {
                 self.fs.nodes.shown_again(entry.ino);
                 self.drop_attr_now(entry.parent);
@@ -69,16 +85,26 @@ impl Front {
         self.drop_attr_now(from.parent);
         self.drop_attr_now(to.parent);
         let Some(notifier) = self.fs.notifier() else { return };
+        let mut after = None;
         if self.fs.nodes.take_names_told() && self.fs.caches_names() {
             let (signal, completed) = completion();
-            notifier.inc_epoch(signal);
+            let (watchers_signal, watchers_completed) = completion();
+            notifier.inc_epoch(move |result| {
+                signal.complete(result);
+                watchers_signal.complete(result);
+            });
+            after = Some(watchers_completed);
             news::wait(completed);
         }
+        self.tell_renamed(from, to, after);
     }
 
     /// Has mappings see the new contents; nobody waits, for what is dirty is written back first.
     fn notified(&self, ino: u64) {
         let Some(known) = self.fs.nodes.find_live(ino) else { return };
+        if let Some(watchers) = &self.watchers {
+            watchers.tell(Event::Modified { inode: known.inode }, None);
+        }
         if let Some(notifier) = self.fs.notifier()
             && known.pages.take_any()
         {
@@ -89,12 +115,50 @@ impl Front {
     /// Has the kernel forget what has gone, as far as nobody uses it.
     ///
     /// Best effort, so that it does not fill memory, here and in the kernel.
-    fn prune(&self, ended: &Ended) {
+    fn prune(&self, ended: &Ended, signal: &Arc<Signal>) {
         let Some(notifier) = self.fs.notifier() else { return };
         let unused = self.fs.nodes.take_unused();
         let ids: Vec<_> = ended.ids.iter().map(|ended| ended.id).chain(unused).collect();
         for ids in ids.chunks(PRUNED_AT_ONCE) {
-            notifier.prune(ids, ());
+            let signal = Arc::clone(signal);
+            notifier.prune(ids, move |_| drop(signal));
+        }
+    }
+
+    fn tell_added(&self, entry: &Entry) {
+        let Some(watchers) = &self.watchers else { return };
+        let at = place(entry);
+        // Nobody watches a directory that the kernel does not know.
+        if self.fs.nodes.find_live(entry.parent).is_some() && !watchers.has_hand_at(&at) {
+            watchers.tell(Event::Created { at, ino: entry.ino, kind: entry.kind }, None);
+        }
+    }
+
+    fn tell_removed(&self, top: &Entry, ended: &Ended, taken: Completed) {
+        let Some(watchers) = &self.watchers else { return };
+        let ids: Vec<_> = ended.ids.iter().map(|ended| ended.id).collect();
+        if !ids.is_empty() {
+            watchers.tell(Event::Gone { ids }, Some(taken));
+        }
+        let at = place(top);
+        if ended.top_was_shown && !watchers.has_hand_at(&at) {
+            watchers.tell(Event::Deleted { at, kind: top.kind }, None);
+        }
+    }
+
+    fn tell_renamed(&self, from: &Entry, to: &Entry, after: Option<Completed>) {
+        let Some(watchers) = &self.watchers else { return };
+        let (old, new) = (place(from), place(to));
+        if watchers.has_hand_at(&old) {
+            return;
+        }
+        let (ino, kind) = (to.ino, to.kind);
+        if self.fs.nodes.has_shown(ino) {
+            let was_found = AtomicBool::new(false);
+            watchers.tell(Event::Moved { from: old, to: new, ino, kind, was_found }, after);
+        } else if self.fs.nodes.find_live(to.parent).is_some() {
+            // Nobody has seen it before: it may come from another namespace.
+            watchers.tell(Event::Created { at: new, ino, kind }, after);
         }
     }
 
@@ -119,6 +183,10 @@ impl Front {
             news::wait(completed);
         }
     }
+}
+
+fn place(entry: &Entry) -> Place {
+    Place::new(entry.parent, entry.name.as_bytes())
 }
 
 type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;

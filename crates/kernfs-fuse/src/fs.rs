@@ -17,7 +17,7 @@ pub(crate) struct Fs {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     notifier: OnceLock<Notifier>,
-    client: Client,
+    pub(crate) client: Client,
     caches_names: bool,
     /// Whether somebody wants to see all that clients do, so that nothing is cached.
     pub(crate) is_tapped: bool,

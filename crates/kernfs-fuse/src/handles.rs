@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 use fuse_session::Notifier;
-use kernfs::{Ack, Events, OpenDir, OpenFile, Waiter};
+use kernfs::{Ack, Events, OpenDir, OpenFile, OpenFlags, Waiter};
 
 use crate::news;
 use crate::pages::Pages;
@@ -68,13 +68,21 @@ impl Handles {
         gone.is_some_and(|gone| gone.file.is_severed())
     }
 
-    pub(crate) fn remove_dir(&self, fh: u64) {
+    /// Lets go of an open directory; tells whether somebody was in the middle of listing it.
+    pub(crate) fn remove_dir(&self, fh: u64) -> bool {
         let gone = write(&self.dirs).remove(&fh);
-        drop(gone);
+        gone.is_some_and(|gone| gone.is_listing())
+    }
+
+    /// Tells whether somebody may be in the middle of writing to a file.
+    pub(crate) fn can_write(&self, ino: u64) -> bool {
+        let files = read(&self.files);
+        let fhs = files.by_ino.get(&ino).into_iter().flatten();
+        let mut handles = fhs.filter_map(|fh| files.by_fh.get(fh));
+        handles.any(|handle| handle.file.flags().contains(OpenFlags::WRITE))
     }
 
     /// Tells whether somebody may be in the middle of listing a directory.
-    #[expect(dead_code, reason = "for watchers, who are told next")]
     pub(crate) fn are_listing(&self, ino: u64) -> bool {
         let dirs = read(&self.dirs);
         dirs.values().any(|handle| handle.is_listing() && handle.dir.inode().ino() == ino)
@@ -117,13 +125,12 @@ pub(crate) struct DirHandle {
 }
 
 impl DirHandle {
-    /// Notes whether a client has been given entries, and will ask for more.
+    /// Notes whether a client is given entries, and will ask for more; tells whether he was.
     ///
     /// The kernel holds the directory's lock while it copies them to the client, who may take his
     /// time.
-    #[expect(dead_code, reason = "for watchers, who are told next")]
-    pub(crate) fn set_listing(&self, is_listing: bool) {
-        self.is_listing.store(is_listing, Ordering::Release);
+    pub(crate) fn set_listing(&self, is_listing: bool) -> bool {
+        self.is_listing.swap(is_listing, Ordering::AcqRel)
     }
 
     pub(crate) fn is_listing(&self) -> bool {

@@ -57,6 +57,26 @@
 //! - A severing takes the pages from all mappings: the next touch is SIGBUS. What was not written
 //!   back by then is dropped. Pages of private mappings that were written to are copies, and stay.
 //!
+//! # Watchers
+//!
+//! inotify tells what the owner does, as far as the kernel can be made to: a notification is
+//! IN_MODIFY of the file and in its directory; what comes, goes or moves is IN_CREATE, IN_DELETE or
+//! IN_MOVED_FROM and IN_MOVED_TO in its directory; watches of what goes get IN_DELETE_SELF and
+//! IN_IGNORED. Hiding and showing is not told, and what a client does is told by the kernel itself.
+//!
+//! It is best effort: no change waits for it, and each of these may be missing.
+//!
+//! - A thread makes system calls on the mount for it, which may not be possible: the mount is
+//!   read-only or out of reach, or this process may not write to the directory. This is said once.
+//! - Where a client has found the name of what comes or moves before it is told, it is not told.
+//! - Events in a directory wait for who is in the middle of listing it.
+//! - A watch of a file that is hidden stays with what is dead, also when the file is shown again.
+//! - Of more than 4,096 events that wait, the oldest are dropped.
+//!
+//! It costs an owner the waking of a thread, some microseconds, and the machine what the system
+//! calls take, whether or not somebody watches: nobody can know that. What clients have not looked
+//! up costs nothing. See [`MountOptions::without_inotify`].
+//!
 //! # Node ids and file handles
 //!
 //! The kernel knows nodes by ids that are inode numbers with the number of severings: a severing
@@ -76,7 +96,7 @@
 //! caller that a driver has kept, they are those at the time of asking: none, when the thread has
 //! gone or has become another user.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod mount;
 
@@ -86,9 +106,17 @@ mod requests;
 
 mod contents;
 
-mod fs;
+mod stand_ins;
 
 mod front;
+
+mod watchers;
+
+mod herald;
+
+mod event;
+
+mod fs;
 
 mod news;
 

@@ -14,6 +14,7 @@ use crate::front::Front;
 use crate::fs::Fs;
 use crate::requests::Requests;
 use crate::tap::{SharedTap, Tap, Tapped};
+use crate::watchers::Watchers;
 
 /// A tree that is mounted at a directory; dropping it unmounts.
 ///
@@ -23,6 +24,7 @@ pub struct Mount {
     // Dropped in this order: the front end hears of nothing any more when the session ends.
     guard: Option<FrontEndGuard>,
     reaper: Option<Reaper>,
+    teller: Option<Teller>,
     /// `None` once unmounted.
     session: Option<Arc<Session>>,
     fs: Arc<Fs>,
@@ -91,7 +93,8 @@ impl Mount {
 
     fn close(&mut self) -> Result<(), MountError> {
         drop(self.guard.take());
-        // Joined, so that it has no reference to the session any more.
+        // Joined, so that they have no reference to session and filesystem any more.
+        drop(self.teller.take());
         let detached = self.reaper.take().is_some_and(Reaper::stop);
         let session = self.session.take().and_then(Arc::into_inner);
         match session.map_or(Ok(()), Session::unmount) {
@@ -146,6 +149,7 @@ pub struct MountOptions {
     tag: Option<Tag>,
     uncached_names: bool,
     tap: Option<SharedTap>,
+    inotify: bool,
 }
 
 /// The type of the mount is `fuse.kernfs`.
@@ -156,7 +160,7 @@ impl MountOptions {
     pub fn new() -> Self {
         let session =
             fuse_session::MountOptions::new(SUBTYPE).default_permissions().no_exec().recover();
-        Self { session, tag: None, uncached_names: false, tap: None }
+        Self { session, tag: None, uncached_names: false, tap: None, inotify: true }
     }
 
     /// Sets the source that `/proc/self/mounts` shows; `kernfs` at first.
@@ -189,6 +193,17 @@ impl MountOptions {
     /// kernel look at all of them anew, and it then detaches what is mounted on them.
     pub fn uncached_names(mut self) -> Self {
         self.uncached_names = true;
+        self
+    }
+
+    /// Leaves inotify to what clients do themselves.
+    ///
+    /// Otherwise a thread of this process makes system calls on the mount, so that the kernel tells
+    /// watchers what the owner does. They lock the directory that the event is about, as those of
+    /// clients who make directories do; who can list it could stand still in that very moment, on
+    /// purpose, and keep others out of it.
+    pub fn without_inotify(mut self) -> Self {
+        self.inotify = false;
         self
     }
 
@@ -226,11 +241,13 @@ impl MountOptions {
             None => tree.client(Caller::OWNER),
         };
         let fs = Arc::new(Fs::new(client, !self.uncached_names, self.tap.is_some()));
+        let watchers = self.inotify.then(|| Arc::new(Watchers::new()));
         let session = Arc::new(OnceLock::new());
         let reaper = Reaper::start(Arc::clone(&session));
         let orders = Mutex::new(reaper.orders.clone());
         let front = Front {
             fs: Arc::clone(&fs),
+            watchers: watchers.clone(),
             tree_gone: Box::new(move |ack| {
                 let orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
                 // Without a reaper the mount is going anyway.
@@ -239,24 +256,23 @@ impl MountOptions {
         };
         // Before the kernel can know anything that it would have to be told of.
         let guard = tree.register(Arc::new(front));
-        let served = Requests(Arc::clone(&fs));
+        let served = Requests { fs: Arc::clone(&fs), watchers: watchers.clone() };
         let mounted = match self.tap.clone() {
             None => Session::mount(served, dir, &self.session)?,
-            Some(tap) => {
-                let tapped = Tapped { served, fs: Arc::clone(&fs), tap };
-                Session::mount(tapped, dir, &self.session)?
-            }
+            Some(tap) => Session::mount(Tapped { served, tap }, dir, &self.session)?,
         };
         let path = mounted.path().to_owned();
         let recovered = mounted.recovered();
         if recovered {
             tracing::warn!(path = %path.display(), "cleared away a dead mount of a former start");
         }
+        let teller = watchers.and_then(|watchers| Teller::start(&watchers, &fs, &path));
         let mounted = Arc::new(mounted);
         let _ = session.set(Arc::downgrade(&mounted));
         Ok(Mount {
             guard: Some(guard),
             reaper: Some(reaper),
+            teller,
             session: Some(mounted),
             fs,
             path,
@@ -336,5 +352,31 @@ fn reap(orders: &Receiver<Order>, session: &OnceLock<Weak<Session>>) -> bool {
 impl Drop for Reaper {
     fn drop(&mut self) {
         self.join();
+    }
+}
+
+/// A thread that has watchers told what the owner does.
+struct Teller {
+    watchers: Arc<Watchers>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Teller {
+    fn start(watchers: &Arc<Watchers>, fs: &Arc<Fs>, path: &Path) -> Option<Self> {
+        let started = watchers.start(fs, path).inspect_err(|error| {
+            tracing::warn!(%error, path = %path.display(),
+                "inotify will not tell what the owner does");
+            watchers.stop();
+        });
+        Some(Self { watchers: Arc::clone(watchers), thread: Some(started.ok()?) })
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.watchers.stop();
+        // A panic in it was told of when it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }

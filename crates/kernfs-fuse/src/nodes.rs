@@ -25,7 +25,6 @@ pub(crate) fn ino_of(id: u64) -> u64 {
 }
 
 /// Returns an id that belongs to no node, one of 65,535.
-#[cfg_attr(not(test), expect(dead_code, reason = "for watchers, who are told next"))]
 pub(crate) fn id_of_none(count: u64) -> u64 {
     (count % u64::from(u16::MAX) + 1) << INO_BITS
 }
@@ -133,7 +132,6 @@ impl Nodes {
     }
 
     /// Notes that the names of nodes are told.
-    #[expect(dead_code, reason = "for watchers, who are told next")]
     pub(crate) fn show(&self, inos: impl Iterator<Item = u64>) {
         self.lock().shown.extend(inos);
     }
@@ -158,7 +156,6 @@ impl Nodes {
     }
 
     /// Counts one more lookup of an id that the kernel still knows; returns its node.
-    #[expect(dead_code, reason = "for watchers, who are told next")]
     pub(crate) fn look_up_again(&self, id: u64) -> Option<Arc<Inode>> {
         let mut table = self.lock();
         let known = table.by_id.get_mut(&id)?;
@@ -227,7 +224,6 @@ impl Nodes {
     }
 
     /// Tells whether the name of a live node was ever told.
-    #[expect(dead_code, reason = "for watchers, who are told next")]
     pub(crate) fn has_shown(&self, ino: u64) -> bool {
         self.lock().shown.contains(&ino)
     }

@@ -11,12 +11,19 @@ use fuse_session::{
 };
 use kernfs::{Caller, DirEntry, Draining, Inode, Mode, SetAttr};
 
+use crate::event::{Place, Told};
 use crate::fs::Fs;
+use crate::handles::DirHandle;
 use crate::parked::answer_when_done;
-use crate::{caller, contents, convert, news};
+use crate::watchers::{Hand, Watchers};
+use crate::{caller, contents, convert, news, nodes, stand_ins};
 
 /// What the session serves: the filesystem, shared with the front end.
-pub(crate) struct Requests(pub(crate) Arc<Fs>);
+pub(crate) struct Requests {
+    pub(crate) fs: Arc<Fs>,
+    /// `None` where inotify is left alone.
+    pub(crate) watchers: Option<Arc<Watchers>>,
+}
 
 /// How many directory entries are fetched at once.
 const DIR_PAGE: usize = 128;
@@ -33,17 +40,20 @@ impl Filesystem for Requests {
         config.limit_readahead(0);
         // Where it is not offered, there are no file handles.
         let _ = config.want(InitFlags::EXPORT_SUPPORT);
-        self.0.agreed(config);
+        self.fs.agreed(config);
         Ok(())
     }
 
     fn mounted(&self, notifier: &Notifier) {
-        self.0.mounted(notifier);
+        self.fs.mounted(notifier);
     }
 
     fn destroy(&self) {
-        self.0.handles.clear();
-        self.0.nodes.clear();
+        if let Some(watchers) = &self.watchers {
+            watchers.stop();
+        }
+        self.fs.handles.clear();
+        self.fs.nodes.clear();
     }
 
     fn lookup(&self, request: &Request, name: &OsStr, reply: ReplyEntry) {
@@ -51,15 +61,15 @@ impl Filesystem for Requests {
     }
 
     fn forget(&self, nodeid: u64, count: u64) {
-        self.0.nodes.forget(nodeid, count);
+        self.fs.nodes.forget(nodeid, count);
     }
 
     fn getattr(&self, request: &Request, _: op::GetAttr, reply: ReplyAttr) {
-        self.0.tell_attr(request.nodeid, reply);
+        self.fs.tell_attr(request.nodeid, reply);
     }
 
     fn setattr(&self, request: &Request, op: op::SetAttr, reply: ReplyAttr) {
-        let (fs, id) = (Arc::clone(&self.0), request.nodeid);
+        let (fs, id) = (Arc::clone(&self.fs), request.nodeid);
         match self.set_attr(request, &op) {
             Ok(()) => news::answer_after(reply, move |reply| fs.tell_attr(id, reply)),
             Err(errno) => reply.error(errno),
@@ -67,18 +77,27 @@ impl Filesystem for Requests {
     }
 
     fn readlink(&self, request: &Request, reply: ReplyData) {
-        let text = self.0.inode(request.nodeid);
+        let text = self.fs.inode(request.nodeid);
         match text.and_then(|inode| inode.readlink().map_err(convert::errno)) {
             Ok(text) => reply.data(&text),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn symlink(&self, _: &Request, _: op::Symlink<'_>, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+    fn symlink(&self, request: &Request, op: op::Symlink<'_>, reply: ReplyEntry) {
+        match self.told_by(request) {
+            Some(told) => {
+                answer_entry(reply, stand_ins::create(&self.fs, &told, request, op.name));
+            }
+            None => reply.error(Errno::EPERM),
+        }
     }
 
-    fn mknod(&self, _: &Request, op: op::Mknod<'_>, reply: ReplyEntry) {
+    fn mknod(&self, request: &Request, op: op::Mknod<'_>, reply: ReplyEntry) {
+        if let Some(told) = self.told_by(request) {
+            let made = stand_ins::create(&self.fs, &told, request, op.name);
+            return answer_entry(reply, made);
+        }
         // Without `create` in the directory's operations: EACCES; without `mknod`: EPERM.
         let regular = fuse_session::FileKind::from_mode(op.mode) == fuse_session::FileKind::Regular;
         reply.error(if regular { Errno::EACCES } else { Errno::EPERM });
@@ -89,25 +108,34 @@ impl Filesystem for Requests {
     }
 
     fn mkdir(&self, request: &Request, op: op::Mkdir<'_>, reply: ReplyEntry) {
+        let hand = self.hand_at(request, &[(request.nodeid, op.name)]);
         let made = self.mkdir(request, &op);
-        news::answer_after(reply, move |reply| answer_entry(reply, made));
+        news::answer_after(reply, move |reply| {
+            answer_entry(reply, made);
+            drop(hand);
+        });
     }
 
     fn unlink(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
-        self.remove(request, reply, |parent, caller| parent.unlink(caller, name.as_bytes()));
+        self.remove(request, name, reply, |parent, caller| parent.unlink(caller, name.as_bytes()));
     }
 
     fn rmdir(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
-        self.remove(request, reply, |parent, caller| parent.rmdir(caller, name.as_bytes()));
+        self.remove(request, name, reply, |parent, caller| parent.rmdir(caller, name.as_bytes()));
     }
 
     fn rename(&self, request: &Request, op: op::Rename<'_>, reply: ReplyEmpty) {
+        let hand =
+            self.hand_at(request, &[(request.nodeid, op.name), (op.new_parent, op.new_name)]);
         let renamed = self.rename(request, &op);
-        news::answer_after(reply, move |reply| answer_empty(reply, renamed));
+        news::answer_after(reply, move |reply| {
+            answer_empty(reply, renamed);
+            drop(hand);
+        });
     }
 
     fn open(&self, request: &Request, op: op::Open, reply: ReplyOpen) {
-        let opened = contents::open(&self.0, request, op.flags);
+        let opened = contents::open(&self.fs, request, op.flags);
         news::answer_after(reply, move |reply| match opened {
             Ok((fh, flags)) => reply.opened(fh, flags),
             Err(errno) => reply.error(errno),
@@ -115,16 +143,16 @@ impl Filesystem for Requests {
     }
 
     fn read(&self, request: &Request, op: op::Read, reply: ReplyData) {
-        contents::read(&self.0, request, &op, reply);
+        contents::read(&self.fs, request, &op, reply);
     }
 
     fn write(&self, request: &Request, op: op::Write<'_>, reply: ReplyWrite) {
-        contents::write(&self.0, request, &op, reply);
+        contents::write(&self.fs, request, &op, reply);
     }
 
     fn release(&self, request: &Request, op: op::Release, reply: ReplyEmpty) {
-        if self.0.handles.remove_file(op.fh) {
-            self.0.nodes.closed(request.nodeid);
+        if self.fs.handles.remove_file(op.fh) {
+            self.fs.nodes.closed(request.nodeid);
         }
         // Nobody waits for this answer.
         drop(news::take());
@@ -133,21 +161,25 @@ impl Filesystem for Requests {
 
     fn opendir(&self, request: &Request, _: op::Open, reply: ReplyOpen) {
         let dir = self
-            .0
+            .fs
             .inode(request.nodeid)
             .and_then(|inode| inode.open_dir(&caller::of(request)).map_err(convert::errno));
         match dir {
-            Ok(dir) => reply.opened(self.0.handles.add_dir(dir), OpenFlags::empty()),
+            Ok(dir) => reply.opened(self.fs.handles.add_dir(dir), OpenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn readdir(&self, _: &Request, op: op::Read, reply: ReplyDirectory) {
-        let mut list = match self.list(&op) {
+        let Some(handle) = self.fs.handles.dir(op.fh) else { return reply.error(Errno::EBADF) };
+        let mut list = match self.list(&handle, &op) {
             Ok(list) => list,
             Err(errno) => return reply.error(errno),
         };
-        let name_max = self.0.name_max() as usize;
+        // Before it is answered: then the kernel copies the entries to the client.
+        let was_listing = handle.set_listing(true);
+        let mut shown = Vec::new();
+        let name_max = self.fs.name_max() as usize;
         let mut buffer = DirBuffer::new(op.size);
         let mut cursor = op.offset;
         'full: loop {
@@ -165,14 +197,25 @@ impl Filesystem for Requests {
                 if !buffer.push(entry.inode.ino(), entry.next, kind, name) {
                     break 'full;
                 }
+                shown.push(entry.inode.ino());
                 cursor = entry.next;
             }
         }
+        let is_end = shown.is_empty();
+        self.fs.nodes.show(shown.into_iter());
         reply.entries(&buffer);
+        if is_end {
+            handle.set_listing(false);
+            if was_listing {
+                self.listed();
+            }
+        }
     }
 
     fn releasedir(&self, _: &Request, op: op::Release, reply: ReplyEmpty) {
-        self.0.handles.remove_dir(op.fh);
+        if self.fs.handles.remove_dir(op.fh) {
+            self.listed();
+        }
         reply.ok();
     }
 
@@ -180,13 +223,13 @@ impl Filesystem for Requests {
         reply.statfs(&StatFs {
             block_size: convert::BLOCK_SIZE,
             fragment_size: convert::BLOCK_SIZE,
-            name_max: self.0.name_max(),
+            name_max: self.fs.name_max(),
             ..StatFs::default()
         });
     }
 
     fn setxattr(&self, request: &Request, op: op::SetXattr<'_>, reply: ReplyEmpty) {
-        let set = self.0.inode(request.nodeid).and_then(|inode| {
+        let set = self.fs.inode(request.nodeid).and_then(|inode| {
             let flags = convert::xattr_flags(op.flags);
             inode
                 .set_xattr(&caller::of(request), op.name.as_bytes(), op.value, flags)
@@ -196,7 +239,7 @@ impl Filesystem for Requests {
     }
 
     fn getxattr(&self, request: &Request, op: op::GetXattr<'_>, reply: ReplyXattr) {
-        let value = self.0.inode(request.nodeid).and_then(|inode| {
+        let value = self.fs.inode(request.nodeid).and_then(|inode| {
             inode.xattr(&caller::of(request), op.name.as_bytes()).map_err(convert::errno)
         });
         match value {
@@ -206,7 +249,7 @@ impl Filesystem for Requests {
     }
 
     fn listxattr(&self, request: &Request, op: op::ListXattr, reply: ReplyXattr) {
-        match self.0.inode(request.nodeid) {
+        match self.fs.inode(request.nodeid) {
             Ok(inode) => {
                 let names = inode.xattrs(&caller::of(request));
                 let list: Vec<u8> =
@@ -218,14 +261,14 @@ impl Filesystem for Requests {
     }
 
     fn removexattr(&self, request: &Request, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.0.inode(request.nodeid).and_then(|inode| {
+        let removed = self.fs.inode(request.nodeid).and_then(|inode| {
             inode.remove_xattr(&caller::of(request), name.as_bytes()).map_err(convert::errno)
         });
         answer_empty(reply, removed);
     }
 
     fn poll(&self, _: &Request, op: op::Poll, reply: ReplyPoll) {
-        let handle = match self.0.file(op.fh) {
+        let handle = match self.fs.file(op.fh) {
             Ok(handle) => handle,
             Err(errno) => return reply.error(errno),
         };
@@ -247,17 +290,46 @@ impl Filesystem for Requests {
 }
 
 impl Requests {
+    /// Tells whether it is not a client that asks, but the herald.
+    pub(crate) fn is_of_herald(&self, request: &Request) -> bool {
+        self.watchers.as_ref().is_some_and(|watchers| watchers.is_herald(request.pid))
+    }
+
+    /// Returns what the herald is telling, if it is the herald that asks.
+    fn told_by(&self, request: &Request) -> Option<Arc<Told>> {
+        self.watchers.as_ref()?.told_by(request.pid)
+    }
+
+    /// Notes what a client is about to change, of which the kernel tells watchers by itself.
+    fn hand_at(&self, request: &Request, places: &[(u64, &OsStr)]) -> Option<Hand> {
+        let watchers = self.watchers.as_ref().filter(|_| self.told_by(request).is_none())?;
+        let place = |&(id, name): &(u64, &OsStr)| Place::new(nodes::ino_of(id), name.as_bytes());
+        Some(watchers.hand_at(places.iter().map(place).collect()))
+    }
+
     fn look_up(&self, request: &Request, name: &OsStr) -> Result<fuse_session::Entry, Errno> {
-        if name == "." || name == ".." {
-            return self.0.look_up_by_handle(request.nodeid, name);
+        if let Some(told) = self.told_by(request)
+            && let Some(found) = stand_ins::look_up(&self.fs, &told, request, name)
+        {
+            self.fs.nodes.about_to_tell_names();
+            return found;
         }
-        let parent = self.0.inode(request.nodeid)?;
-        let inode = self.0.look_up(&parent, &caller::of(request), name)?;
-        Ok(self.0.entry(&inode))
+        if let Some(watchers) = &self.watchers {
+            watchers.note_lookup(nodes::ino_of(request.nodeid), name.as_bytes());
+        }
+        if name == "." || name == ".." {
+            return self.fs.look_up_by_handle(request.nodeid, name);
+        }
+        let parent = self.fs.inode(request.nodeid)?;
+        let inode = self.fs.look_up(&parent, &caller::of(request), name)?;
+        Ok(self.fs.entry(&inode))
     }
 
     fn set_attr(&self, request: &Request, op: &op::SetAttr) -> Result<(), Errno> {
-        let inode = self.0.inode(request.nodeid)?;
+        if let Some(told) = self.told_by(request) {
+            return stand_ins::touch(&self.fs, &told, request);
+        }
+        let inode = self.fs.inode(request.nodeid)?;
         let mode = op.mode.map(|mode| Mode::new((mode & 0o7777) as u16));
         let set = SetAttr {
             mode,
@@ -274,23 +346,31 @@ impl Requests {
     }
 
     fn mkdir(&self, request: &Request, op: &op::Mkdir<'_>) -> Result<fuse_session::Entry, Errno> {
-        let parent = self.0.inode(request.nodeid)?;
+        if let Some(told) = self.told_by(request) {
+            return stand_ins::create(&self.fs, &told, request, op.name);
+        }
+        let parent = self.fs.inode(request.nodeid)?;
         let caller = caller::of(request);
         let mode = Mode::new((op.mode & 0o7777) as u16);
         parent.mkdir(&caller, op.name.as_bytes(), mode).map_err(convert::errno)?;
-        let inode = self.0.look_up(&parent, &caller, op.name)?;
-        Ok(self.0.entry(&inode))
+        let inode = self.fs.look_up(&parent, &caller, op.name)?;
+        Ok(self.fs.entry(&inode))
     }
 
     /// Answers when a removal is done.
     fn remove(
         &self,
         request: &Request,
+        name: &OsStr,
         reply: ReplyEmpty,
         remove: impl FnOnce(&Inode, &Caller) -> Result<Draining, kernfs::Errno>,
     ) {
+        if let Some(told) = self.told_by(request) {
+            return answer_empty(reply, stand_ins::delete(&self.fs, &told, request, name));
+        }
+        let hand = self.hand_at(request, &[(request.nodeid, name)]);
         let removal = self
-            .0
+            .fs
             .inode(request.nodeid)
             .and_then(|parent| remove(&parent, &caller::of(request)).map_err(convert::errno));
         let owed = news::take();
@@ -300,25 +380,31 @@ impl Requests {
                     draining.await;
                     news::taken(owed).await;
                 };
-                answer_when_done(reply, &Arc::default(), work, |reply, ()| reply.ok());
+                answer_when_done(reply, &Arc::default(), work, |reply, ()| {
+                    reply.ok();
+                    drop(hand);
+                });
             }
             Err(errno) => reply.error(errno),
         }
     }
 
     fn rename(&self, request: &Request, op: &op::Rename<'_>) -> Result<(), Errno> {
+        if let Some(told) = self.told_by(request) {
+            return stand_ins::rename(&self.fs, &told, request, op);
+        }
         if !op.flags.is_empty() {
             return Err(Errno::EINVAL);
         }
-        let from = self.0.inode(request.nodeid)?;
-        let to = self.0.inode(op.new_parent)?;
+        let from = self.fs.inode(request.nodeid)?;
+        let to = self.fs.inode(op.new_parent)?;
         let caller = caller::of(request);
         from.rename(&caller, op.name.as_bytes(), &to, op.new_name.as_bytes())
             .map_err(convert::errno)
     }
 
     fn seek(&self, op: &op::Lseek) -> Result<u64, Errno> {
-        let handle = self.0.file(op.fh)?;
+        let handle = self.fs.file(op.fh)?;
         if handle.file.is_severed() {
             return Err(Errno::ENODEV);
         }
@@ -331,10 +417,21 @@ impl Requests {
         }
     }
 
+    /// Hears that somebody has ceased to list a directory.
+    fn listed(&self) {
+        if let Some(watchers) = &self.watchers {
+            watchers.look_again();
+        }
+    }
+
     /// Returns entries from a directory handle, in portions.
-    fn list(&self, op: &op::Read) -> Result<impl FnMut(u64) -> Vec<DirEntry> + use<>, Errno> {
-        let dir = self.0.handles.dir(op.fh).ok_or(Errno::EBADF)?;
-        self.0.nodes.about_to_tell_names();
+    fn list(
+        &self,
+        handle: &Arc<DirHandle>,
+        op: &op::Read,
+    ) -> Result<impl FnMut(u64) -> Vec<DirEntry> + use<>, Errno> {
+        let dir = Arc::clone(handle);
+        self.fs.nodes.about_to_tell_names();
         // The first portion tells whether the directory can be listed at all.
         let mut first = Some(dir.dir.entries(op.offset, DIR_PAGE).map_err(convert::errno)?);
         Ok(move |cursor| {

@@ -15,7 +15,7 @@ use fuse_session::{
 };
 use kernfs::{Caller, Errno, Inode};
 
-use crate::fs::Fs;
+use crate::requests::Requests;
 use crate::{caller, convert};
 
 /// Somebody who is asked before each call of a client is carried out.
@@ -175,9 +175,8 @@ impl fmt::Debug for SharedTap {
 }
 
 /// What the session serves where somebody taps.
-pub(crate) struct Tapped<F> {
-    pub(crate) served: F,
-    pub(crate) fs: Arc<Fs>,
+pub(crate) struct Tapped {
+    pub(crate) served: Requests,
     pub(crate) tap: SharedTap,
 }
 
@@ -203,10 +202,14 @@ impl<'a> Detail<'a> {
     }
 }
 
-impl<F: Filesystem> Tapped<F> {
+impl Tapped {
     fn ask(&self, kind: CallKind, request: &Request, detail: Detail<'_>) -> Course {
+        // No client makes the calls that tell watchers what the owner did.
+        if self.served.is_of_herald(request) {
+            return Course::Proceed;
+        }
         // Of what is not known there is nothing to tell: the answer will be ESTALE.
-        let Some(known) = self.fs.nodes.find(request.nodeid) else { return Course::Proceed };
+        let Some(known) = self.served.fs.nodes.find(request.nodeid) else { return Course::Proceed };
         let Detail { name, open, offset } = detail;
         let caller = caller::of(request);
         self.tap.0.before(&Call { kind, inode: &known.inode, name, open, offset, caller })
@@ -219,7 +222,7 @@ impl<F: Filesystem> Tapped<F> {
         request: &Request,
         detail: Detail<'_>,
         reply: Reply<K>,
-        carry_out: impl FnOnce(&F, Reply<K>),
+        carry_out: impl FnOnce(&Requests, Reply<K>),
     ) {
         match self.ask(kind, request, detail) {
             Course::Fail(errno) => reply.error(convert::errno(errno)),
@@ -228,7 +231,7 @@ impl<F: Filesystem> Tapped<F> {
     }
 }
 
-impl<F: Filesystem> Filesystem for Tapped<F> {
+impl Filesystem for Tapped {
     fn init(&self, config: &mut KernelConfig) -> Result<(), fuse_session::Errno> {
         self.served.init(config)
     }

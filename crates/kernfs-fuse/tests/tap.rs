@@ -5,12 +5,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use kernfs::{Dir, Draining, Errno, Mode, Tree, show};
 use kernfs_fuse::{Call, CallKind, Course, Tap};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use support::{Mounted, eventually};
 
 const TEXT: &str = "0123456789\n";
@@ -207,6 +209,25 @@ fn severing_before_any_call_is_exact_and_never_hangs() {
         assert!(kinds.contains(&kind), "{kinds:?}");
     }
     assert!(kinds.contains(&CallKind::OpenDir) && kinds.contains(&CallKind::ReadDir), "{kinds:?}");
+}
+
+#[test]
+fn what_watchers_are_told_by_is_no_call_of_a_client() {
+    let tree = Tree::new();
+    let value = tree.root().add_file("value", Mode::RW, show(|op| op.push(b"text"))).unwrap();
+    let tap = Recorder::new(|_| Course::Proceed);
+    let Some(mount) = mount(&tree, &tap) else { return };
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+    let path = mount.at("value");
+    inotify::add_watch(&watch, &path, WatchFlags::MODIFY | WatchFlags::DELETE_SELF).unwrap();
+    let mut buffer = [const { MaybeUninit::uninit() }; 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    tap.take();
+    value.notify();
+    eventually("an event", || events.next().is_ok_and(|e| e.events() == ReadFlags::MODIFY));
+    let _ = value.remove().unwrap();
+    eventually("an event", || events.next().is_ok_and(|e| e.events() == ReadFlags::DELETE_SELF));
+    assert_eq!(tap.take(), []);
 }
 
 /// In the flags of a thread in `/proc/TID/stat`: it is on its way out (`PF_EXITING`).
