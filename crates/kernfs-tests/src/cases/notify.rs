@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{A_WHILE, Case, DEADLINE, ERR, Env, IN, OUT, PRI, RDNORM, WRNORM, ok};
-use crate::subject::inotify::{IN_DELETE, IN_DELETE_SELF, IN_IGNORED, IN_ISDIR, IN_MODIFY};
+use crate::subject::inotify::{IN_DELETE, IN_DELETE_SELF, IN_ISDIR, IN_MODIFY};
 use crate::subject::{Fd, How, Kind, Needs, Watched, flags};
 
 const GROUP: &str = "E. Poll and notify";
@@ -201,18 +201,11 @@ fn inotify_change(env: &Env<'_>) {
     let file = ok(env.s.watch(&format!("{t}/cgroup.events")), "watch");
     let parent = ok(env.s.watch(&t), "watch");
     populate(env, &t, true);
-    // A mount causes them by a helper, if it does at all.
-    let timeout = if env.s.kind() == Kind::Mount { A_WHILE } else { DEADLINE };
-    let on_file = told(env, file, IN_MODIFY, timeout);
-    let on_parent = told(env, parent, IN_MODIFY, timeout);
-    if env.s.kind() == Kind::Mount && on_file.is_empty() {
-        assert_eq!(on_parent, []);
-        env.differs("FUSE itself tells inotify of nothing that the owner does");
-    } else {
-        assert_eq!(on_file[0], Watched { events: IN_MODIFY, name: String::new() });
-        let name = "cgroup.events".to_owned();
-        assert!(on_parent.contains(&Watched { events: IN_MODIFY, name }), "{on_parent:?}");
-    }
+    let on_file = told(env, file, IN_MODIFY, DEADLINE);
+    let on_parent = told(env, parent, IN_MODIFY, DEADLINE);
+    assert_eq!(on_file.first(), Some(&Watched { events: IN_MODIFY, name: String::new() }));
+    let name = "cgroup.events".to_owned();
+    assert!(on_parent.contains(&Watched { events: IN_MODIFY, name }), "{on_parent:?}");
     populate(env, &t, false);
     if env.s.can().contains(Needs::PRESSURE_FILES) {
         let hidden = ok(env.s.watch(&format!("{t}/cpu.pressure")), "watch");
@@ -235,11 +228,11 @@ fn inotify_removal(env: &Env<'_>) {
     ok(env.s.rmdir(&t), "rmdir");
     let gone = Watched { events: IN_DELETE | IN_ISDIR, name: "t".into() };
     assert_eq!(told(env, parent, IN_DELETE, DEADLINE), [gone]);
-    let on_file = told(env, file, IN_DELETE_SELF | IN_IGNORED, A_WHILE);
+    let timeout = if env.s.kind() == Kind::Kernel { A_WHILE } else { DEADLINE };
+    let on_file = told(env, file, IN_DELETE_SELF, timeout);
     match env.s.kind() {
         Kind::Kernel if on_file.is_empty() => env.differs("the kernel tells nothing of the file"),
         Kind::Kernel => assert!(!super::linux_has_gaps(), "told of the file: {on_file:?}"),
-        Kind::Mount if on_file.is_empty() => env.differs("FUSE tells nothing of the file"),
         Kind::Mount | Kind::InProcess => {
             assert!(on_file.iter().any(|one| one.events & IN_DELETE_SELF != 0), "{on_file:?}");
         }
