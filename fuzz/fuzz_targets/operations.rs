@@ -156,9 +156,12 @@ impl World {
             Step::Attach { dir, name, fresh } => {
                 let detached = self.tree.detached_dir(Mode::DIR);
                 let driver = Driver::new(&self.counts);
-                self.files.extend(detached.add_file(self::name(fresh), Mode::RW, driver).ok());
-                let _ = self.dir(dir).attach(self::name(name), &detached);
-                self.dirs.push(detached);
+                let file = detached.add_file(self::name(fresh), Mode::RW, driver).ok();
+                // What stays detached would outlive the tree with all that is moved into it.
+                if self.dir(dir).attach(self::name(name), &detached).is_ok() {
+                    self.files.extend(file);
+                    self.dirs.push(detached);
+                }
             }
             Step::Rename { file, dir, name } => {
                 if let Some(file) = self.file(file) {
