@@ -4,7 +4,7 @@
 //!
 //! A tar archive (GNU, with `L` and `K` entries for long names), compressed by zstd (`.tar.zst`,
 //! `.tzst`), gzip (`.tar.gz`, `.tgz`) or not at all (`.tar`). The first member is the file
-//! `MANIFEST`; all others are the recorded tree, below `tree/`, parents before their children.
+//! `kernfs-replay.manifest`; all others are the recorded tree, below `tree/`, parents before their children.
 //! `tar xf` unpacks it into plain files.
 //!
 //! The manifest tells what tar cannot. It is text, in lines of fields that are separated by blanks:
@@ -23,8 +23,8 @@
 //! - `nodes N`: how many members are below `tree/`, itself included.
 //! - `size N` or `size content`: what stat(2) told of the size of each file below that is not
 //!   named, or that it was as many bytes as it has. A file that had more told so.
-//! - `crc32 X`: the checksum, in hexadecimal, of all contents in the order of the members, followed
-//!   by the lines below.
+//! - `crc32 X`: the checksum, in hexadecimal, of each member in turn (its path from `tree/`, a NUL,
+//!   and its content or the text of the link), followed by the lines below.
 //! - Then a line for each file of which there is more to be said: its path from `tree/`, with
 //!   blanks, controls, bytes beyond ASCII, and `%` as `%` and two hexadecimal digits; and some of
 //!   `size=N`, what stat(2) told; `blocks`: reading it waited; `open=N`, `read=N`: the error
@@ -42,7 +42,7 @@ use flate2::write::GzEncoder;
 use crate::draft::Refused;
 use crate::image::Image;
 use crate::limits::{MAX_UNPACKED, MAX_WINDOW_LOG};
-use crate::tarball;
+use crate::{tarball, ttar, umockdev};
 
 impl Image {
     /// Reads an archive of any kind that is known.
@@ -214,6 +214,12 @@ impl Wrong {
         self
     }
 
+    /// Names the line, unless an entry was named.
+    pub(crate) fn at_line(mut self, number: usize) -> Self {
+        self.entry.get_or_insert_with(|| format!("line {number}"));
+        self
+    }
+
     pub(crate) fn why(&self) -> &str {
         &self.why
     }
@@ -258,19 +264,34 @@ fn read_unpacked(input: impl Read) -> Result<Image, Wrong> {
     let mut start = Vec::new();
     input.by_ref().take(SNIFFED).read_to_end(&mut start)?;
     let is_tar = tarball::is_tar(&start);
+    let line = first_line(&start);
+    let (is_ttar, is_umockdev) = (ttar::is_one(line), umockdev::is_one(line));
     let mut input = io::Cursor::new(start).chain(input);
-    if !is_tar {
+    let image = if is_tar {
+        tarball::read(&mut input)?
+    } else if is_umockdev {
+        umockdev::read(&mut input)?
+    } else if is_ttar {
+        ttar::read(&mut input)?
+    } else {
         return Err(Wrong::new(UNKNOWN));
-    }
-    let image = tarball::read(&mut input)?;
+    };
     // The checksum of the compressed stream is behind all that it has.
     io::copy(&mut input, &mut io::sink())?;
     Ok(image)
 }
 
+/// Returns the first line that is no comment of somebody's own.
+fn first_line(start: &[u8]) -> &[u8] {
+    let mut lines = start.split(|&byte| byte == b'\n');
+    let says = |line: &&[u8]| !line.is_empty() && (!line.starts_with(b"#") || ttar::is_one(line));
+    lines.find(says).unwrap_or_default()
+}
+
 /// A header of tar, or a few lines.
 const SNIFFED: u64 = 512;
-const UNKNOWN: &str = "it is no archive that is known; expected a tar archive";
+const UNKNOWN: &str = "it is no archive that is known; expected a tar archive, a record of \
+                       umockdev, or a .ttar";
 
 /// A few headers of tar at once.
 const BUFFER: usize = 64 << 10;

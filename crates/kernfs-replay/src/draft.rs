@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use kernfs::Mode;
+use kernfs::{Errno, Mode};
 
 use crate::image::{Content, Entry, EntryKind, Image, Node, What};
 use crate::limits::{MAX_CONTENT, MAX_DEPTH, MAX_FILE, MAX_NAME, MAX_NODES, MAX_PATH};
@@ -49,7 +49,7 @@ pub enum Refused {
 /// An image in the making, by hand or by whatever reads one.
 ///
 /// ```
-/// use kernfs::Mode;
+/// use kernfs::{Errno, Mode};
 /// use kernfs_replay::{Content, Draft};
 ///
 /// let mut draft = Draft::new(Mode::DIR);
@@ -88,6 +88,9 @@ enum SketchWhat {
     },
     Link(Box<[u8]>),
 }
+
+/// Somebody's permission to read.
+pub(crate) const READABLE: u16 = 0o444;
 
 /// The mode of a directory of which nothing is known but what is in it.
 const IMPLIED: u16 = 0o755;
@@ -147,7 +150,10 @@ impl Draft {
         let parts = checked(path)?;
         let (name, above) = parts.split_last().ok_or(Refused::Root)?;
         let parent = self.dir_at(above)?;
-        let content = self.share(content)?;
+        if self.child(parent, name).is_some() {
+            return Err(Refused::Duplicate);
+        }
+        let content = self.share(settled_content(mode.bits(), content))?;
         let size = settled(size, &content);
         self.push(parent, name, mode.bits(), SketchWhat::File { size, content })?;
         Ok(())
@@ -190,10 +196,13 @@ impl Draft {
         amend: impl FnOnce(&mut u64, &mut Content),
     ) -> Result<(), Refused> {
         let at = self.find(path).ok_or(Refused::NoFile)?;
-        let SketchWhat::File { size, content } = &mut self.nodes[at as usize].what else {
+        let Sketch { mode, what: SketchWhat::File { size, content }, .. } =
+            &mut self.nodes[at as usize]
+        else {
             return Err(Refused::NoFile);
         };
         amend(size, content);
+        *content = settled_content(*mode, content.clone());
         *size = settled(*size, content);
         Ok(())
     }
@@ -337,6 +346,15 @@ fn new_dir() -> SketchWhat {
 
 fn number(index: usize) -> u32 {
     u32::try_from(index).expect("an image has less than 2^32 nodes")
+}
+
+/// What nobody has looked at, although its mode would allow it, is served like what must not be
+/// opened, and so is recorded again like that.
+fn settled_content(mode: u16, content: Content) -> Content {
+    if content == Content::Unread && mode & READABLE != 0 {
+        return Content::OpenError(Errno::EACCES);
+    }
+    content
 }
 
 /// A size of 0 is no size, as in procfs; any other covers the content.

@@ -11,7 +11,7 @@ use crate::draft::Draft;
 ///
 /// Paths are bytes, relative to the root, without empty parts, `.` and `..`; the empty path is the
 /// root. Equal contents are kept once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     /// The root first; the children of a directory side by side, in the order of their names, and
     /// after their parent.
@@ -21,7 +21,7 @@ pub struct Image {
 }
 
 /// A node as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) name: Box<[u8]>,
     pub(crate) parent: u32,
@@ -30,7 +30,7 @@ pub(crate) struct Node {
 }
 
 /// What a node is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum What {
     /// The place and the number of its children.
     Dir {
@@ -45,7 +45,7 @@ pub(crate) enum What {
 }
 
 /// What reading a file gave when it was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Content {
     /// Everything up to the end.
     Bytes(Arc<[u8]>),
@@ -55,7 +55,8 @@ pub enum Content {
     OpenError(Errno),
     /// An error of read(2).
     ReadError(Errno),
-    /// Nobody has looked: its mode lets nobody read it, or reading it does something.
+    /// Nobody has looked, since its mode lets nobody read it; where it does, an unread file is one
+    /// whose opening gave EACCES.
     Unread,
 }
 
@@ -66,6 +67,24 @@ impl Content {
         if let Self::Bytes(bytes) = self { bytes } else { &[] }
     }
 }
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => {
+                let shown = bytes[..bytes.len().min(SHOWN)].escape_ascii();
+                write!(f, "Bytes({}, \"{shown}\")", bytes.len())
+            }
+            Self::Blocks => f.write_str("Blocks"),
+            Self::OpenError(errno) => write!(f, "OpenError({errno:?})"),
+            Self::ReadError(errno) => write!(f, "ReadError({errno:?})"),
+            Self::Unread => f.write_str("Unread"),
+        }
+    }
+}
+
+/// Enough to tell contents apart.
+const SHOWN: usize = 60;
 
 /// The kind of an [`Entry`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +191,15 @@ impl Image {
         let index = u32::try_from(index).expect("an image has less than 2^32 nodes");
         assert!((index as usize) < self.nodes.len(), "no node {index}");
         Entry { image: self, index }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image")
+            .field("nodes", &self.nodes.len())
+            .field("content_bytes", &self.content_bytes)
+            .finish_non_exhaustive()
     }
 }
 

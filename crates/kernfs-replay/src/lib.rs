@@ -27,8 +27,9 @@
 //! # What is read
 //!
 //! [`Image::open`] reads, whatever the name, the archives that [`Image::save`] makes (see
-//! [`archive`]), and any other tar archive of directories, files and links, such as the dumps that
-//! util-linux is tested with; each of them plain, or compressed by gzip or zstd.
+//! [`archive`]), any other tar archive of directories, files and links, such as the dumps that
+//! util-linux is tested with, the device records of umockdev, and the `.ttar` files of
+//! node_exporter; each of them plain, or compressed by gzip or zstd.
 //!
 //! Archives are hostile input. They are read into memory and never unpacked; nothing in them is
 //! ever followed, made, or opened on this machine; whatever an image must not have is an error
@@ -59,6 +60,12 @@ pub mod archive;
 mod tarball;
 
 mod manifest;
+
+mod umockdev;
+
+mod ttar;
+
+mod lines;
 
 mod image;
 

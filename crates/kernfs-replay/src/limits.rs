@@ -22,7 +22,7 @@ pub const MAX_CONTENT: u64 = 512 << 20;
 
 /// The most bytes that an archive may have when it is decompressed: all contents, and a header
 /// with padding for each node.
-pub const MAX_UNPACKED: u64 = 4 << 30;
+pub const MAX_UNPACKED: u64 = 2 << 30;
 
 /// The largest window of zstd that is accepted, as a power of two: the 128 MiB that the `zstd`
 /// command accepts, too.

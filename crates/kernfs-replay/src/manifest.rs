@@ -39,8 +39,12 @@ pub(crate) fn render(image: &Image) -> Vec<u8> {
     let mut lines = String::new();
     let mut crc = Crc::new();
     for entry in image.entries() {
-        let Some(content) = entry.content() else { continue };
-        crc.update(content.bytes());
+        let link = entry.link_text().unwrap_or_default();
+        let Some(content) = entry.content() else {
+            note(&mut crc, &entry.path(), link);
+            continue;
+        };
+        note(&mut crc, &entry.path(), content.bytes());
         let mut fields = String::new();
         if entry.size() != size.of(content) {
             let _ = write!(fields, " size={}", entry.size());
@@ -68,6 +72,13 @@ pub(crate) fn render(image: &Image) -> Vec<u8> {
     (head + &lines).into_bytes()
 }
 
+/// Adds a member to the checksum.
+fn note(crc: &mut Crc, path: &[u8], payload: &[u8]) {
+    for part in [path, b"\0", payload] {
+        crc.update(part);
+    }
+}
+
 fn most_common_size(image: &Image) -> Size {
     let mut counts: HashMap<Size, usize> = HashMap::new();
     let sizes = image.entries().filter_map(|entry: Entry<'_>| {
@@ -83,11 +94,6 @@ fn most_common_size(image: &Image) -> Size {
         Size::Bytes(bytes) => (count, 1, bytes),
     };
     counts.into_iter().max_by_key(key).map_or(Size::Content, |(size, _)| size)
-}
-
-/// Tells whether a file of its name is a manifest, of whatever version.
-pub(crate) fn is_one(text: &[u8]) -> bool {
-    text.strip_prefix(NAME.as_bytes()).is_some_and(|rest| rest.starts_with(b" "))
 }
 
 /// A manifest whose archive is being read.
@@ -138,9 +144,10 @@ impl Manifest {
         Ok(Self { nodes, size, crc32, seen: Crc::new(), lines_at, text })
     }
 
-    /// Takes note of the content of a file, in the order of the archive.
-    pub(crate) fn check(&mut self, bytes: &[u8]) {
-        self.seen.update(bytes);
+    /// Takes note of a member, in the order of the archive: what it has, or where it leads.
+    pub(crate) fn check(&mut self, path: &[u8], payload: &[u8]) {
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        note(&mut self.seen, path, payload);
     }
 
     /// Puts what it says into the image, and checks that the archive is complete.

@@ -121,3 +121,43 @@ const CHUNK: usize = 64 << 10;
 fn errno_of(error: &io::Error) -> Errno {
     error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn null() -> OwnedFd {
+        openat(CWD, "/dev/null", OFlags::PATH, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn what_never_answers_is_given_up_and_the_next_is_read() {
+        let mut reader = Reader::new(Duration::from_secs(30));
+        let never = || {
+            Worker::start(|_| {
+                loop {
+                    thread::park();
+                }
+            })
+        };
+        let answer = reader.ask(never, null(), Duration::from_millis(20));
+        assert_eq!(answer, Answer::TooSlow);
+        assert!(reader.worker.is_none());
+        assert_eq!(reader.read(null()), Answer::Bytes(Vec::new()));
+        assert!(reader.worker.is_some());
+    }
+
+    #[test]
+    fn what_is_without_end_is_too_large() {
+        let zeros = openat(CWD, "/dev/zero", OFlags::PATH, Mode::empty()).unwrap();
+        let mut reader = Reader::new(Duration::from_secs(30));
+        assert_eq!(reader.read(zeros), Answer::ReadError(Errno::EFBIG));
+    }
+
+    #[test]
+    fn an_error_is_an_answer() {
+        let memory = openat(CWD, "/proc/self/mem", OFlags::PATH, Mode::empty()).unwrap();
+        let mut reader = Reader::new(Duration::from_secs(30));
+        assert_eq!(reader.read(memory), Answer::ReadError(Errno::EIO));
+    }
+}

@@ -39,8 +39,8 @@ type Told<'a> = Box<dyn FnMut(&Progress<'_>) + 'a>;
 /// How long reading a file may take at first: sensors on slow buses convert for most of a second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Files that are recorded as [unread](crate::Content::Unread), since reading them does something:
-/// patterns as for [`Recorder::skip`].
+/// Files that are not read, since reading them does something, and recorded as if opening them had
+/// given EACCES: patterns as for [`Recorder::skip`].
 pub const NOT_READ: &[&str] = &[
     // Reads ports of devices.
     "/sys/devices/**/resource[0-9]*",

@@ -13,7 +13,7 @@ use crate::limits::{MAX_FILE, MAX_MANIFEST, MAX_PATH};
 use crate::manifest::{self, Manifest};
 
 /// The member that tells what tar cannot.
-const MANIFEST: &[u8] = b"MANIFEST";
+const MANIFEST: &[u8] = b"kernfs-replay.manifest";
 /// The directory that has the recorded tree.
 const TREE: &[u8] = b"tree";
 /// The longest name that a header has room for, in bytes; longer ones get an entry of their own.
@@ -208,27 +208,25 @@ impl Reading {
         let mode = entry.header().mode()?;
         let mode = Mode::new(u16::try_from(mode & 0o7777).unwrap_or_default());
         if self.members == 1 && kind.is_file() && member.path == MANIFEST {
-            let text = contents(entry, MAX_MANIFEST, MANIFEST)?;
-            if manifest::is_one(&text) {
-                self.manifest = Some(Manifest::parse(text)?);
-                self.members = 0;
-            } else {
-                let size = text.len() as u64;
-                self.draft.add_file(MANIFEST, mode, size, Content::Bytes(text.into()))?;
-            }
+            self.manifest = Some(Manifest::parse(contents(entry, MAX_MANIFEST, MANIFEST)?)?);
+            self.members = 0;
             return Ok(());
         }
         let path = self.place(&member.path)?;
         match kind {
-            EntryType::Directory => self.draft.add_dir(path, mode)?,
+            EntryType::Directory => {
+                self.check(path, b"");
+                self.draft.add_dir(path, mode)?;
+            }
             EntryType::Regular | EntryType::Continuous => {
                 let bytes = contents(entry, MAX_FILE, &member.path)?;
-                if let Some(manifest) = &mut self.manifest {
-                    manifest.check(&bytes);
-                }
+                self.check(path, &bytes);
                 self.draft.add_file(path, mode, member.size, Content::Bytes(bytes.into()))?;
             }
-            EntryType::Symlink => self.draft.add_link(path, &member.link)?,
+            EntryType::Symlink => {
+                self.check(path, &member.link);
+                self.draft.add_link(path, &member.link)?;
+            }
             EntryType::Link => {
                 let target = self.place(&member.link)?;
                 let content = self.draft.content(target).ok_or_else(|| {
@@ -248,6 +246,12 @@ impl Reading {
             }
         }
         Ok(())
+    }
+
+    fn check(&mut self, path: &[u8], payload: &[u8]) {
+        if let Some(manifest) = &mut self.manifest {
+            manifest.check(path, payload);
+        }
     }
 
     /// Returns where a member is in the image.

@@ -8,12 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use globset::GlobSet;
-use kernfs::{Errno, Mode};
+use kernfs::Mode;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, Stat, fstat, openat, readlinkat, statat};
 
-use crate::draft::{Draft, Refused};
+use crate::draft::{Draft, READABLE, Refused};
 use crate::image::Content;
-use crate::limits::{MAX_FILE, MAX_NODES};
+use crate::limits::MAX_NODES;
 use crate::reader::{Answer, Reader};
 use crate::record::{NOT_READ, Progress, RecordError, Recorder, Recording, Report, compile};
 
@@ -197,9 +197,6 @@ impl<'a> Walk<'a> {
         let content = if mode.bits() & READABLE == 0 || self.not_read.is_match(path) {
             self.report.unread += 1;
             Content::Unread
-        } else if size > MAX_FILE as u64 {
-            self.report.errors += 1;
-            Content::ReadError(Errno::EFBIG)
         } else {
             self.read(node, path)
         };
@@ -255,9 +252,6 @@ impl<'a> Walk<'a> {
         }
     }
 }
-
-/// Somebody's permission to read.
-const READABLE: u16 = 0o444;
 
 const DIR_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
