@@ -5,6 +5,10 @@
 // In the order in which to read them.
 mod demo;
 
+mod mount;
+
+mod record;
+
 mod hunt;
 
 #[allow(dead_code, reason = "some of it is for what comes next")]
@@ -33,6 +37,8 @@ use crate::demo::command::DemoArgs;
 use crate::demo::process::HolderArgs;
 use crate::hunt::command::{HuntArgs, UNFINISHED, Unfinished};
 use crate::hunt::over::OverArgs;
+use crate::mount::MountArgs;
+use crate::record::RecordArgs;
 use crate::signals::Stopped;
 use crate::sweep::SweepArgs;
 use crate::wrong_usage::WrongUsage;
@@ -48,6 +54,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(DemoArgs),
+    Record(RecordArgs),
+    Mount(MountArgs),
     Hunt(HuntArgs),
     #[command(hide = true)]
     Holder(HolderArgs),
@@ -87,6 +95,8 @@ impl Cli {
     fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Demo(args) => args.run(),
+            Command::Record(args) => args.run(),
+            Command::Mount(args) => args.run(),
             Command::Hunt(args) => args.run(),
             Command::Holder(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Over(args) => args.run(),
