@@ -22,7 +22,8 @@ const PROGRAM: &str = "fusermount3";
 pub(crate) fn mount(dir: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let child = Command::new(PROGRAM)
+    let mut command = Command::new(PROGRAM);
+    command
         .arg("-o")
         .arg(mount_options(options))
         .arg("--")
@@ -30,10 +31,8 @@ pub(crate) fn mount(dir: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
         // The program takes any descriptor. Standard input is the one that can
         // be handed over without it leaking into other children meanwhile.
         .env("_FUSE_COMMFD", "0")
-        .stdin(theirs)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stdin(theirs);
+    let child = start(command)?;
     let received = receive_fd(&ours);
     finish(child)?;
     received?.ok_or_else(|| io::Error::other("fusermount3 sent no descriptor"))
@@ -46,14 +45,8 @@ pub(crate) fn unmount(dir: &Path, lazy: bool) -> io::Result<()> {
     if lazy {
         command.arg("-z");
     }
-    let child = command
-        .arg("--")
-        .arg(dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    finish(child)
+    command.arg("--").arg(dir).stdin(Stdio::null());
+    finish(start(command)?)
 }
 
 fn mount_options(options: &MountOptions) -> OsString {
@@ -80,6 +73,15 @@ fn mount_options(options: &MountOptions) -> OsString {
 /// Escapes what separates options.
 fn escape(value: &str) -> String {
     value.replace('\\', r"\\").replace(',', r"\,")
+}
+
+/// Starts the program, of which nothing is known but what it complains about.
+fn start(mut command: Command) -> io::Result<Child> {
+    let started = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    started.map_err(|error| {
+        let expected = "it has to be in a directory of PATH, set-user-id root (package fuse3)";
+        io::Error::new(error.kind(), format!("{PROGRAM} cannot be started: {error}; {expected}"))
+    })
 }
 
 /// Receives one descriptor; `None` if the other side closed without sending it.

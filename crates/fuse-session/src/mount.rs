@@ -59,7 +59,7 @@ pub enum MountError {
     #[error(
         "cannot mount at {}: {step}: {source}{}",
         path.display(),
-        fusermount.as_ref().map(|error| format!("; fallback: {error}")).unwrap_or_default()
+        fusermount.as_ref().map(|error| format!("; and by fusermount3: {error}")).unwrap_or_default()
     )]
     System {
         /// The directory.

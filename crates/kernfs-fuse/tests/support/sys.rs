@@ -3,9 +3,12 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::ptr;
 
 /// Gives SIGINT a handler that does nothing and lets no system call be restarted.
@@ -188,7 +191,7 @@ pub fn map_shared(file: &File) -> Result<(), rustix::io::Errno> {
 }
 
 /// Calls truncate(2).
-pub fn truncate(path: &std::path::Path, len: i64) -> io::Result<()> {
+pub fn truncate(path: &Path, len: i64) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: a string that ends with NUL.
@@ -286,7 +289,7 @@ struct RawHandle {
 
 impl Handle {
     /// Asks for the handle of a path.
-    pub fn of(path: &std::path::Path) -> io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
         use std::os::unix::ffi::OsStrExt;
         let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
         let mut raw = RawHandle { len: 128, kind: 0, bytes: [0; 128] };
@@ -319,4 +322,55 @@ impl Handle {
         change(&mut self.1);
         self
     }
+}
+
+/// Has a program run in user and mount namespaces of its own, as `unshare --user --mount` does:
+/// its user is known by this number there, and nobody else is.
+///
+/// Whatever the number, it may mount.
+pub fn isolate(command: &mut Command, uid: u32) {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let [users, groups] =
+        [rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()]
+            .map(|own| format!("{uid} {own} 1"));
+    let enter = move || {
+        unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
+        fs::write("/proc/self/setgroups", "deny")?;
+        fs::write("/proc/self/uid_map", &users)?;
+        fs::write("/proc/self/gid_map", &groups)?;
+        // Who is not root there loses all of it at exec, but for what is handed down.
+        let mount = CapabilitySet::SYS_ADMIN;
+        let (effective, permitted) = (mount, mount);
+        let sets = CapabilitySets { effective, permitted, inheritable: mount };
+        rustix::thread::set_capabilities(None, sets)?;
+        rustix::thread::configure_capability_in_ambient_set(mount, true)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec, in a process of one thread: system calls, and for the paths
+    // memory from the stack.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Has a program run in a mount namespace of its own, where everybody may use `/dev/fuse`.
+pub fn open_fuse_to_all(command: &mut Command, place: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+    let (place, device) = (place.to_owned(), place.join("fuse"));
+    let enter = move || {
+        unshare(libc::CLONE_NEWNS)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        mount("place", &place, "tmpfs", MountFlags::empty(), None)?;
+        let kind = FileType::CharacterDevice;
+        mknodat(CWD, &device, kind, Mode::empty(), makedev(10, 229))?;
+        rustix::fs::chmod(&device, Mode::from_raw_mode(0o666))?;
+        mount_bind(&device, "/dev/fuse")?;
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(enter) };
+}
+
+fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain numbers; the process has one thread.
+    check(unsafe { libc::unshare(flags) })
 }
