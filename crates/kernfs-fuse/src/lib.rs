@@ -90,11 +90,23 @@
 //!
 //! # Callers
 //!
-//! A driver sees user and group as the mounting process's user namespace counts them. The process
-//! id is that of the calling *thread*, for that is what FUSE tells. Capabilities and supplementary
-//! groups are looked up in `/proc` when a driver asks, which is right while an operation runs. Of a
-//! caller that a driver has kept, they are those at the time of asking: none, when the thread has
-//! gone or has become another user.
+//! All users and groups are those of the mounting process's user namespace: whom a driver sees
+//! calling, and the owners that a tree gives its nodes, by which the kernel checks their modes. An
+//! owner without a number in that namespace is nobody for clients (`overflowuid`, 65534 as a rule),
+//! and nobody can write to what is his, whatever its mode.
+//!
+//! The process id is that of the calling *thread*, for that is what FUSE tells. Capabilities and
+//! supplementary groups are looked up in `/proc` when a driver asks, which is right while an
+//! operation runs. Of a caller that a driver has kept, they are those at the time of asking: none,
+//! when the thread has gone or has become another user.
+//!
+//! # Mounting without being root
+//!
+//! mount(2) takes CAP_SYS_ADMIN in the user namespace and access to `/dev/fuse`: root of a namespace
+//! of his own (`unshare --map-root-user --mount`) has that, and nobody outside of it sees the
+//! mount. Where it is refused, the set-user-id program `fusermount3` is asked, which mounts for
+//! everybody to see; by default its user alone can use it. Who mounts by it cannot unmount what is
+//! in use for those who use it, see [`Mount::unmount`].
 
 #![deny(unsafe_code)]
 

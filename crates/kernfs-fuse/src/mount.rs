@@ -71,7 +71,8 @@ impl Mount {
     ///
     /// # Errors
     ///
-    /// What kept it from being unmounted, for example something else that is mounted there now.
+    /// What kept it from being unmounted, for example something else that is mounted there now; or
+    /// that it is unmounted, but nobody who uses it could be cut off, which takes root.
     pub fn unmount(mut self) -> Result<(), MountError> {
         self.close()
     }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
@@ -21,7 +22,7 @@ fn start_as(change: impl Fn(&mut Command)) -> Option<Client> {
     match trial.status() {
         Ok(_) => Some(Client::start_as(change)),
         Err(error) => {
-            println!("skipped: no such namespaces: {error}");
+            eprintln!("skipped: no such namespaces: {error}");
             None
         }
     }
@@ -30,7 +31,7 @@ fn start_as(change: impl Fn(&mut Command)) -> Option<Client> {
 /// Starts somebody in namespaces of his own, where he has this number, and has him mount.
 fn isolated(dir: &TestDir, uid: u32) -> Option<Client> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-        println!("skipped: /dev/fuse cannot be opened: {error}");
+        eprintln!("skipped: /dev/fuse cannot be opened: {error}");
         return None;
     }
     let mut client = start_as(|command| sys::isolate(command, uid))?;
@@ -83,12 +84,12 @@ fn all_ids_are_those_of_the_mounting_namespace() {
 fn a_plain_user_mounts_by_fusermount() {
     let path = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()) {
-        return println!("skipped: fusermount3 is not installed");
+        return eprintln!("skipped: fusermount3 is not installed");
     }
     let _limit = Limit::new();
     let (dir, place) = (TestDir::new(), TestDir::new());
     if let Err(error) = std::os::unix::fs::chown(dir.path(), Some(1000), Some(1000)) {
-        return println!("skipped: only root can become a plain user: {error}");
+        return eprintln!("skipped: only root can become a plain user: {error}");
     }
     // The device may be for root only here.
     let Some(mut client) = start_as(|command| sys::open_fuse_to_all(command, place.path())) else {
@@ -102,8 +103,27 @@ fn a_plain_user_mounts_by_fusermount() {
     assert_eq!(client.call(format!("owner {}", at("knob"))), Ok("0:0".into()));
     assert_eq!(client.call(format!("open g w {}", at("knob"))), Err(Errno::ACCESS));
     assert_eq!(client.call("callers"), Ok("1000:1000".into()));
-    // He cannot take it from those who use it.
     client.call("close f").unwrap();
     assert_eq!(client.call("unmount"), Ok(String::new()));
     assert_eq!(client.call(format!("stat {}", at("knob"))), Err(Errno::NOENT));
+}
+
+#[test]
+fn who_may_not_mount_is_told_what_it_takes() {
+    let _limit = Limit::new();
+    let dir = TestDir::new();
+    if !Path::new("/dev/fuse").exists() {
+        return eprintln!("skipped: there is no /dev/fuse");
+    }
+    if let Err(error) = std::os::unix::fs::chown(dir.path(), Some(1000), Some(1000)) {
+        return eprintln!("skipped: only root can become a plain user: {error}");
+    }
+    let mut client = Client::start_as(|command| _ = command.env("PATH", dir.path()));
+    client.call("user 1000 1000").unwrap();
+    let told = client.call(format!("refused {}", dir.path().display())).unwrap();
+    let expected = [
+        "and by fusermount3: fusermount3 cannot be started: No such file or directory",
+        "it has to be in a directory of PATH, set-user-id root",
+    ];
+    assert!(expected.iter().all(|part| told.contains(part)), "{told}");
 }

@@ -282,6 +282,10 @@ impl State {
                 self.mounts.push((tree, mount));
                 Ok(String::new())
             }
+            ["refused", dir] => {
+                let error = MountOptions::new().mount(&Tree::new(), dir).expect_err("refused");
+                Ok(error.to_string())
+            }
             ["notify", "knob"] => {
                 self.knobs[0].notify();
                 Ok(String::new())
