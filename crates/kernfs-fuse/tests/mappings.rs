@@ -248,7 +248,9 @@ fn all_mappings_die_when_the_file_is_removed() {
     mapper.assert_dead("copy", PAGE);
     assert_eq!(memory.bytes.into_inner().unwrap()[..PAGE], [b'a'; PAGE]);
     assert_eq!(mapper.call("pread f 9 0"), Err(Errno::NODEV));
-    // Differences to the kernel's own: a dead file can be mapped, but there is nothing in it.
+    // Differences to the kernel's own: at the end of the file, the kernel does not ask.
+    assert_eq!(mapper.call(format!("pread f 9 {}", 3 * PAGE)), Ok(String::new()));
+    // A dead file can be mapped, but there is nothing in it.
     for how in ["s", "p"] {
         mapper.map("late", "f", 1, how);
         mapper.assert_dead("late", 0);

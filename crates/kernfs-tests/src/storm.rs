@@ -107,6 +107,7 @@ pub fn storm(options: Options, program: &[String]) -> Result<Aftermath, String> 
     let tally = settle(crew, &tree, &pulse, &mut faults);
     faults.extend(work.faults.iter().cloned());
     faults.extend(tally.faults.iter().cloned());
+    look_for_names(&place.0, &mut faults);
     look_for_leftovers(&tree, &mount, &ledger, &pulse, &mut faults);
     if let Err(error) = mount.unmount() {
         faults.push(format!("not unmounted: {error}"));
@@ -154,6 +155,21 @@ fn clear(tree: &Tree, faults: &mut Vec<String>) {
         {
             faults.push(format!("the last removal of {name}: {error}"));
         }
+    }
+}
+
+/// Looks for names that the kernel still has, though nothing is left in the tree.
+fn look_for_names(root: &Path, faults: &mut Vec<String>) {
+    let tops = DIRS.into_iter().chain(FILES).map(|top| root.join(top));
+    let below = DIRS.into_iter().flat_map(|dir| FILES.map(|file| root.join(dir).join(file)));
+    for path in tops.chain(below) {
+        if path.symlink_metadata().is_ok() {
+            faults.push(format!("{} is still found", path.display()));
+        }
+    }
+    match fs::read_dir(root).map(Iterator::count) {
+        Ok(0) => {}
+        listed => faults.push(format!("the empty tree is listed as {listed:?}")),
     }
 }
 

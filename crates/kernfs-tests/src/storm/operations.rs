@@ -1,5 +1,6 @@
 //! What a client can do, and what it may get.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::hang::name_thread;
 use super::owner::{DIRS, FILES};
 use super::random::Random;
 use super::tally::{Tally, name};
-use crate::cases::{IN, OUT, PRI};
+use crate::cases::{ERR, IN, OUT, PRI};
 use crate::subject::errno::{
     EACCES, EAGAIN, EBADF, EEXIST, EFAULT, EINVAL, EISDIR, ENODATA, ENODEV, ENOENT, ENOSPC,
     ENOTDIR, EPERM, ESTALE,
@@ -43,41 +44,43 @@ const fn operation(
 /// - ENODEV: what is open, or was just looked up, has been severed; for mmap also a text.
 /// - ESTALE: what a name or a file handle has led to is gone for good.
 /// - ENOTDIR, EISDIR: it has become, or is, of another kind.
-/// - EBADF: the descriptor is not open for that, for example by O_PATH.
+/// - EBADF: the descriptor is not open for that, for example by O_PATH; EACCES for mmap.
 /// - EAGAIN: there is no event.
-/// - EINVAL: the driver has no such operation, or a directory would get below itself.
+/// - EINVAL: the driver or the kernel has no such operation for what it is, or a directory would get
+///   below itself.
 /// - ESPIPE: events have no offsets.
 /// - ENOSPC: there is no more room in memory.
+/// - EEXIST, ENOTEMPTY: the name is taken.
 pub(super) const OPERATIONS: [Operation; 47] = [
     operation("open", 14, &[ENOENT, ENODEV, ENOTDIR, EISDIR, ESTALE], Client::open),
     operation("open O_PATH", 2, &[ENOENT, ENOTDIR, ESTALE], Client::open_path),
     operation("open O_TRUNC", 1, &[ENOENT, ENODEV, ENOTDIR, EISDIR, ESTALE], Client::open_trunc),
     operation("open a directory", 4, &[ENOENT, ENODEV, ENOTDIR, ESTALE], Client::open_dir),
-    operation("openat", 4, &[ENOENT, ENODEV, ENOTDIR, ESTALE], Client::openat),
-    // By O_PATH or by a descriptor of what was renamed, hidden, shown or removed.
-    operation("reopen", 6, &[ENOENT, ENODEV, ENOTDIR, EISDIR, ESTALE], Client::reopen),
+    operation("openat", 4, &[ENOENT, ENODEV, ESTALE], Client::openat),
+    // Not by a name: what was opened may have been renamed, hidden, shown or removed since.
+    operation("reopen", 6, &[ENODEV, EISDIR], Client::reopen),
     operation("dup", 1, &[], Client::dup),
     operation("close", 8, &[], Client::close),
-    operation("read", 10, &[ENODEV, EAGAIN, EBADF, EISDIR, EINVAL], Client::read),
-    operation("pread", 5, &[ENODEV, EBADF, EISDIR, EINVAL, ESPIPE], Client::pread),
+    operation("read", 10, &[ENODEV, EAGAIN, EBADF, EISDIR], Client::read),
+    operation("pread", 5, &[ENODEV, EBADF, EISDIR, ESPIPE], Client::pread),
     operation("write", 6, &[ENODEV, EBADF, EINVAL, ENOSPC], Client::write),
-    operation("pwrite", 3, &[ENODEV, EBADF, EINVAL, ESPIPE, ENOSPC], Client::pwrite),
-    operation("lseek", 2, &[ENODEV, EBADF, EINVAL, ESPIPE], Client::lseek),
-    operation("splice out", 1, &[ENODEV, EAGAIN, EBADF, EISDIR, EINVAL], Client::splice_out),
+    operation("pwrite", 3, &[ENODEV, EBADF, ESPIPE], Client::pwrite),
+    operation("lseek", 2, &[EBADF, ESPIPE], Client::lseek),
+    operation("splice out", 1, &[ENODEV, EBADF, EINVAL], Client::splice_out),
     operation("splice in", 1, &[ENODEV, EBADF, EINVAL, ENOSPC], Client::splice_in),
-    operation("sendfile", 1, &[ENODEV, EAGAIN, EBADF, EISDIR, EINVAL], Client::sendfile),
-    operation("fsync", 1, &[EBADF, EINVAL], Client::fsync),
+    operation("sendfile", 1, &[ENODEV, EBADF, EINVAL], Client::sendfile),
+    operation("fsync", 1, &[EBADF], Client::fsync),
     operation("ftruncate", 1, &[EBADF, EINVAL], Client::ftruncate),
-    operation("truncate", 1, &[ENOENT, ENODEV, ENOTDIR, EISDIR, ESTALE], Client::truncate),
+    operation("truncate", 1, &[ENOENT, ENOTDIR, EISDIR, ESTALE], Client::truncate),
     operation("poll", 5, &[], Client::poll),
     operation("wait in poll", 3, &[], |client| client.wait(How::Poll)),
-    operation("wait in select", 3, &[EBADF], |client| client.wait(How::Select)),
+    operation("wait in select", 3, &[], |client| client.wait(How::Select)),
     // EPERM: directories cannot be waited for by epoll.
     operation("wait in epoll", 3, &[EBADF, EPERM], |client| client.wait(How::Epoll)),
     operation("add to epoll", 3, &[EBADF, EPERM], Client::add_to_epoll),
     operation("wait for epoll", 5, &[], Client::wait_for_epoll),
-    operation("list", 6, &[ENOENT, ENODEV], Client::list),
-    operation("rewind a list", 1, &[ENOENT, ENODEV], Client::rewind),
+    operation("list", 6, &[ENOENT], Client::list),
+    operation("rewind a list", 1, &[], Client::rewind),
     operation("stat", 6, &[ENOENT, ENOTDIR, ESTALE], Client::stat),
     operation("fstat", 2, &[], Client::fstat),
     operation("look up in vain", 3, &[ENOENT, ENOTDIR, ESTALE], Client::look_up_in_vain),
@@ -96,20 +99,15 @@ pub(super) const OPERATIONS: [Operation; 47] = [
         &[ENOENT, ENODEV, EEXIST, EINVAL, ENOTDIR, EISDIR, ENOTEMPTY, ESTALE],
         Client::rename,
     ),
-    operation("chmod", 2, &[ENOENT, ENODEV, ENOTDIR, ESTALE], Client::chmod),
+    operation("chmod", 2, &[ENOENT, ENOTDIR, ESTALE], Client::chmod),
     operation("fchmod", 1, &[EBADF], Client::fchmod),
     operation("setxattr", 2, &[ENOENT, ENOTDIR, ESTALE], Client::setxattr),
     operation("getxattr", 2, &[ENOENT, ENODATA, ENOTDIR, ESTALE], Client::getxattr),
     operation("fsetxattr", 1, &[EBADF], Client::fsetxattr),
     // EPERM: this user may not open anything by file handle.
-    operation("open by handle", 2, &[ENOENT, ENOTDIR, ESTALE, EPERM, ENODEV], Client::by_handle),
-    operation("sleep in read", 0, &[ENOENT, ENOTDIR, EISDIR, ENODEV, ESTALE, EINVAL], no_step),
-    operation(
-        "sleep for events",
-        0,
-        &[ENOENT, ENOTDIR, EISDIR, ENODEV, ESTALE, EBADF, EPERM],
-        no_step,
-    ),
+    operation("open by handle", 2, &[ENOENT, ENOTDIR, ESTALE, EPERM], Client::by_handle),
+    operation("sleep in read", 0, &[ENOENT, ENOTDIR, EISDIR, ENODEV, ESTALE], no_step),
+    operation("sleep for events", 0, &[ENOENT, ENOTDIR, ENODEV, ESTALE], no_step),
 ];
 
 /// A directory is not empty.
@@ -153,6 +151,11 @@ pub(super) struct Client {
     epolls: Vec<Fd>,
     watches: Vec<Fd>,
     maps: Vec<Map>,
+    /// What has answered ENODEV, and so is dead for ever, with the bytes that it gave since: a rest
+    /// of what was rendered before.
+    dead: HashMap<Fd, usize>,
+    /// The pages that have gone, and so never come back.
+    dead_pages: HashSet<(Map, usize)>,
     /// What it has seen and must not have.
     fault: Option<String>,
 }
@@ -160,14 +163,27 @@ pub(super) struct Client {
 /// The most descriptors of a kind, below what a process may have.
 const MOST: usize = 24;
 
+/// The size of a page.
+const PAGE: usize = 4096;
+
 /// The longest wait, in microseconds: mostly for something that does not come.
 const WAIT_MICROS: u64 = 3000;
 
 impl Client {
     pub(super) fn new(root: &str, random: Random) -> Self {
-        let (files, dirs, epolls, watches, maps) = Default::default();
-        let (root, sys) = (root.to_owned(), Syscalls::new(Nobody));
-        Self { root, random, sys, files, dirs, epolls, watches, maps, fault: None }
+        Self {
+            root: root.to_owned(),
+            random,
+            sys: Syscalls::new(Nobody),
+            files: Vec::new(),
+            dirs: Vec::new(),
+            epolls: Vec::new(),
+            watches: Vec::new(),
+            maps: Vec::new(),
+            dead: HashMap::new(),
+            dead_pages: HashSet::new(),
+            fault: None,
+        }
     }
 
     pub(super) fn step(&mut self, tally: &Mutex<Tally>) {
@@ -267,9 +283,38 @@ impl Client {
         Some(self.sys.close(fd))
     }
 
+    /// Notes a descriptor that is dead: it has answered ENODEV.
+    fn bury<T>(&mut self, fd: Fd, result: &Sys<T>) {
+        if matches!(result, Err(ENODEV)) {
+            self.dead.entry(fd).or_default();
+        }
+    }
+
+    /// Notes a dead descriptor that was written to.
+    fn check_written(&mut self, fd: Fd, written: Sys<usize>) -> Sys<()> {
+        self.bury(fd, &written);
+        if written.is_ok() && self.dead.contains_key(&fd) {
+            self.fault = Some("a dead descriptor has come back to life".into());
+        }
+        written.map(drop)
+    }
+
+    /// Notes a dead descriptor from which more was read than was left in it, or anything of memory,
+    /// where nothing is left.
+    fn check_rest(&mut self, fd: Fd, data: &[u8]) -> Sys<()> {
+        let Some(rest) = self.dead.get_mut(&fd) else { return Ok(()) };
+        *rest += data.len();
+        if *rest > LONGEST || !data.is_empty() && self.sys.fstat(fd)?.size > 0 {
+            self.fault = Some(format!("a dead descriptor has given {rest} bytes"));
+        }
+        Ok(())
+    }
+
     /// Notes a text that nobody wrote: each that somebody did has one letter only.
     fn check(&mut self, fd: Fd, read: Sys<Vec<u8>>) -> Sys<()> {
+        self.bury(fd, &read);
         let data = read?;
+        self.check_rest(fd, &data)?;
         let is_mixed = data.iter().any(|byte| *byte != data[0]);
         // Memory, which has a size, is written in parts; events are in capitals.
         if is_mixed && data[0].is_ascii_lowercase() && self.sys.fstat(fd)?.size == 0 {
@@ -297,13 +342,15 @@ impl Client {
 
     fn write(&mut self) -> Option<Sys<()>> {
         let (fd, text) = (self.file()?, self.text());
-        Some(self.sys.write(fd, &text).map(drop))
+        let written = self.sys.write(fd, &text);
+        Some(self.check_written(fd, written))
     }
 
     fn pwrite(&mut self) -> Option<Sys<()>> {
         let (fd, text) = (self.file()?, self.text());
         let offset = self.random.pick(&[0, 7, 4090]);
-        Some(self.sys.pwrite(fd, &text, offset).map(drop))
+        let written = self.sys.pwrite(fd, &text, offset);
+        Some(self.check_written(fd, written))
     }
 
     fn lseek(&mut self) -> Option<Sys<()>> {
@@ -344,7 +391,11 @@ impl Client {
 
     fn poll(&mut self) -> Option<Sys<()>> {
         let fd = self.file()?;
-        Some(self.sys.poll(fd, IN | OUT | PRI).map(drop))
+        let events = self.sys.poll(fd, IN | OUT | PRI);
+        if self.dead.contains_key(&fd) && events.is_ok_and(|events| events & ERR == 0) {
+            self.fault = Some(format!("a dead descriptor has the events {events:?}"));
+        }
+        Some(events.map(drop))
     }
 
     fn wait(&mut self, how: How) -> Option<Sys<()>> {
@@ -417,7 +468,16 @@ impl Client {
     fn touch(&mut self) -> Option<Sys<()>> {
         let map = pick(&self.maps, &mut self.random)?;
         let offset = self.random.pick(&[0, 4095, 4096, MEMORY - 1]);
-        Some(self.sys.map_read(map, offset, 1).map(drop))
+        let touched = self.sys.map_read(map, offset, 1);
+        let page = (map, offset / PAGE);
+        match &touched {
+            Err(EFAULT) => drop(self.dead_pages.insert(page)),
+            _ if self.dead_pages.contains(&page) => {
+                self.fault = Some("a page that had gone is there again".into());
+            }
+            _ => {}
+        }
+        Some(touched.map(drop))
     }
 
     fn munmap(&mut self) -> Option<Sys<()>> {
