@@ -130,13 +130,13 @@ mod event;
 
 mod fs;
 
-mod news;
-
 mod nodes;
 
 mod handles;
 
 mod pages;
+
+mod news;
 
 mod parked;
 
