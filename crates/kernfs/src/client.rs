@@ -378,7 +378,7 @@ impl Inode {
     ///
     /// # Errors
     ///
-    /// EINVAL: not a link, or one to its own directory. ENOENT: the target is not in the tree.
+    /// EINVAL: not a link, or one in the root to the root. ENOENT: the target is not in the tree.
     /// ENAMETOOLONG: the text would exceed PATH_MAX.
     pub fn readlink(&self) -> Result<Vec<u8>, Errno> {
         let target = match self.node.inner() {

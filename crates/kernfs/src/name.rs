@@ -96,9 +96,13 @@ pub(crate) fn absolute<'a>(names: impl IntoIterator<Item = &'a Name>) -> Vec<u8>
     path
 }
 
-/// Renders the relative path from a directory to a node, both given as names from the root down.
+/// Renders the relative path from a directory to a node, both given as names from the root down
+/// (`kernfs_get_target_path`).
+///
+/// It ends with the name of the node, also where that is above the directory: `../../input5`.
 pub(crate) fn relative(from: &[Name], to: &[Name]) -> Vec<u8> {
-    let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+    let above = &to[..to.len().saturating_sub(1)];
+    let common = from.iter().zip(above).take_while(|(a, b)| a == b).count();
     let ups = core::iter::repeat_n(&b".."[..], from.len() - common);
     let downs = to[common..].iter().map(Name::as_bytes);
     let parts: Vec<&[u8]> = ups.chain(downs).collect();

@@ -125,6 +125,50 @@ fn a_link_outlives_its_target_and_leads_nowhere() {
 }
 
 #[test]
+fn a_link_to_a_directory_above_it_ends_with_its_name() {
+    let tree = Tree::new();
+    let client = tree.client(Caller::OWNER);
+    let hub = tree.root().add_dir("hub", Mode::DIR).unwrap();
+    let block = hub.add_dir("block", Mode::DIR).unwrap();
+    let disk = block.add_dir("disk", Mode::DIR).unwrap();
+    // As of a disk of virtio: `device -> ../../../virtio1`.
+    for (name, target, text) in [
+        ("device", &hub, "../../../hub"),
+        ("parent", &block, "../../block"),
+        ("self", &disk, "../disk"),
+        ("root", tree.root(), "../../.."),
+    ] {
+        let link = disk.add_link(name, target).unwrap();
+        let path = format!("/hub/block/disk/{name}");
+        assert_eq!(client.lookup_link(&path).unwrap().readlink().unwrap(), text.as_bytes());
+        assert_eq!(client.lookup(&path).unwrap().ino(), target.ino());
+        link.remove().unwrap();
+    }
+    let link = tree.root().add_link("root", tree.root()).unwrap();
+    assert_eq!(client.lookup_link("/root").unwrap().readlink(), Err(Errno::EINVAL));
+    link.remove().unwrap();
+}
+
+#[test]
+fn directories_are_made_beside_a_directory_and_severed_through_a_shared_handle() {
+    let tree = Tree::new();
+    let client = tree.client(Caller::OWNER);
+    let dir = std::sync::Arc::new(tree.root().detached(Mode::DIR));
+    let a = add(&dir, "a");
+    assert_eq!(client.lookup("/dir").unwrap_err(), Errno::ENOENT);
+    tree.root().attach("dir", &dir).unwrap();
+    let held = client.open("/dir/a", OpenFlags::READ).unwrap();
+    dir.sever_shared().wait().unwrap();
+    assert_eq!(held.read(&mut [0; 1]), Err(Errno::ENODEV));
+    assert!(dir.is_removed());
+    assert_eq!(dir.add_dir("late", Mode::DIR).unwrap_err(), Errno::ENOENT);
+    dir.sever_shared().wait().unwrap();
+    let _ = a.remove().unwrap();
+    drop(dir);
+    assert_eq!(tree.usage().nodes, 1);
+}
+
+#[test]
 fn a_symlink_says_what_it_was_made_with_and_leads_anywhere() {
     let tree = Tree::new();
     let client = tree.client(Caller::OWNER);
