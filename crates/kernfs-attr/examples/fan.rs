@@ -1,6 +1,6 @@
 //! A fan as a directory of files, by a struct and a derive: `cargo run --example fan`.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use kernfs::{Caller, Errno, OpenFlags, Tree};
 use kernfs_attr::{Attr, Attributes, Choice, DirExt};
@@ -16,22 +16,20 @@ struct Fan {
     /// How fast the fan shall be.
     #[attr(rw, range = 0..=5000, unit = "rpm", store = Self::spin_up)]
     target: Attr<u32>,
-    /// How fast it is.
     #[attr(ro, show = Self::speed, unit = "rpm")]
     speed: AtomicU32,
-    /// Who decides.
     #[attr(rw)]
     profile: Attr<Profile>,
 }
 
 impl Fan {
     fn spin_up(&self, target: &u32) -> Result<(), Errno> {
-        self.speed.store(target - target % 100, Ordering::Relaxed);
+        self.speed.store(target - target % 100, Relaxed);
         Ok(())
     }
 
     fn speed(&self) -> u32 {
-        self.speed.load(Ordering::Relaxed)
+        self.speed.load(Relaxed)
     }
 }
 

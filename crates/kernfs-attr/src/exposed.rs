@@ -137,16 +137,16 @@ impl<S: Send + Sync + 'static> Exposed<S> {
     /// Severs all files without waiting; may be called anywhere, also inside their operations.
     pub fn sever(self) -> Removal<S> {
         let Self { dir, contents, whole, unbind } = self;
-        let drainings = match dir {
+        let draining = match dir {
             // All at once; then the handles on files, which have been severed by that.
             Some(dir) => {
                 let draining = dir.sever_shared();
                 drop(contents);
-                vec![draining]
+                Some(draining)
             }
-            None => contents.sever(),
+            None => contents.sever().into_iter().reduce(Draining::and),
         };
-        Removal { drainings, whole: Some(whole), unbind }
+        Removal { draining, whole: Some(whole), unbind }
     }
 
     /// Severs all files and waits until they are at rest, then returns what was exposed.
@@ -213,7 +213,8 @@ impl<S> fmt::Debug for Exposed<S> {
 /// exposed.
 #[must_use = "what was severed is at rest only when this has been waited for"]
 pub struct Removal<S> {
-    drainings: Vec<Draining>,
+    /// `None` where nothing is to be waited for.
+    draining: Option<Draining>,
     /// `None` once it was given back.
     whole: Option<Arc<Whole<S>>>,
     unbind: fn(&Part<S>),
@@ -223,13 +224,13 @@ impl<S: Send + Sync + 'static> Removal<S> {
     /// Tells whether everything has come to rest.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.drainings.iter().all(Draining::is_done)
+        self.draining.as_ref().is_none_or(Draining::is_done)
     }
 
     /// Returns the operations that are still inside, and whose they are.
     #[must_use]
     pub fn stuck_on(&self) -> Vec<Stuck> {
-        self.drainings.iter().flat_map(Draining::stuck_on).collect()
+        self.draining.as_ref().map_or_else(Vec::new, Draining::stuck_on)
     }
 
     /// Waits until everything has come to rest, and returns what was exposed.
@@ -241,7 +242,7 @@ impl<S: Send + Sync + 'static> Removal<S> {
         self.wait_by(Draining::wait)
     }
 
-    /// Waits at most `timeout` for each of its parts, of which a group with a directory has one.
+    /// Waits at most `timeout`, by the monotonic clock of the tree.
     ///
     /// # Errors
     ///
@@ -250,16 +251,30 @@ impl<S: Send + Sync + 'static> Removal<S> {
         self.wait_by(|draining| draining.wait_timeout(timeout))
     }
 
+    /// Returns the removal without what was exposed, which is dropped when all is at rest.
+    ///
+    /// `None` where nothing is to be waited for. This is what a file that unplugs its own device
+    /// hands to [`WriteOp::answer_after`](kernfs::WriteOp::answer_after).
+    #[must_use = "dropping it drops what was exposed, when all is at rest"]
+    pub fn detach(mut self) -> Option<Draining> {
+        self.draining.take()
+    }
+
+    /// Makes it wait for another removal too.
+    pub(crate) fn and(mut self, other: Option<Draining>) -> Self {
+        let drainings = self.draining.take().into_iter().chain(other);
+        self.draining = drainings.reduce(Draining::and);
+        self
+    }
+
     fn wait_by(
         mut self,
         wait: impl Fn(Draining) -> Result<(), NotDrained<()>>,
     ) -> Result<S, Unfinished<S>> {
-        while let Some(draining) = self.drainings.pop() {
-            if let Err(error) = wait(draining) {
-                let errno = error.errno();
-                self.drainings.push(error.into_draining());
-                return Err(Unfinished { errno, removal: self });
-            }
+        if let Some(Err(error)) = self.draining.take().map(wait) {
+            let errno = error.errno();
+            self.draining = Some(error.into_draining());
+            return Err(Unfinished { errno, removal: self });
         }
         Ok(self.finish())
     }
@@ -283,9 +298,9 @@ impl<S: Send + Sync + 'static> Future for Removal<S> {
     ///
     /// When polled again after it has completed.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S> {
-        while let Some(draining) = self.drainings.last_mut() {
+        if let Some(draining) = &mut self.draining {
             ready!(Pin::new(draining).poll(cx));
-            self.drainings.pop();
+            self.draining = None;
         }
         Poll::Ready(self.finish())
     }
@@ -293,7 +308,7 @@ impl<S: Send + Sync + 'static> Future for Removal<S> {
 
 impl<S> fmt::Debug for Removal<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Removal").field("drainings", &self.drainings).finish_non_exhaustive()
+        f.debug_struct("Removal").field("draining", &self.draining).finish_non_exhaustive()
     }
 }
 

@@ -41,6 +41,8 @@
 //! [`BitMask`] (`ff,ffffffff`), enums with `#[derive(Choice)]` (`[always] madvise never`),
 //! [`Text`] for whatever displays and parses, or a type of one's own.
 //!
+//! Devices with classes, links and events, on top of that, are in [`device`].
+//!
 //! # Manners
 //!
 //! Those of sysfs: a value is shown with a newline, in less than a page (`sysfs_emit`). What is
@@ -70,6 +72,8 @@
 #![warn(missing_debug_implementations)]
 
 // In the order in which to read them.
+pub mod device;
+
 mod exposed;
 
 mod place;
