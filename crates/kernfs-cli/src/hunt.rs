@@ -31,7 +31,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use self::action::{Action, On};
-use self::finding::{Baselines, Finding, Meaning};
+use self::finding::{Baselines, Finding};
 use self::part::Part;
 use self::site::Site;
 use self::trap::{At, Plan, Step};
@@ -82,7 +82,7 @@ pub(crate) trait Progress: Sync {
     /// Hears that a part is begun, with so many runs to come.
     fn part(&self, part: &Part, runs: usize);
     /// Hears of a run.
-    fn run(&self, meaning: &Meaning);
+    fn run(&self, finding: &Finding);
 }
 
 /// What is slow takes so long, or half of the limit if that is less: enough for who counts on
@@ -241,7 +241,7 @@ impl Chase<'_> {
             let trial = trial.inspect_err(|_| shared.end.store(0, Ordering::Relaxed))?;
             match Finding::new(k, trial, &self.baselines) {
                 Some(finding) => {
-                    self.progress.run(&finding.meaning);
+                    self.progress.run(&finding);
                     shared.add(finding);
                 }
                 // It made fewer operations; a run with a smaller number may still be under way.

@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kernfs_replay::{Image, Recorder};
 
 use super::action::{Action, On};
-use super::finding::Meaning;
+use super::finding::{Finding, name};
 use super::part::Part;
 use super::report::{Heading, Report};
 use super::trial::{PLACE, Subject};
@@ -100,7 +100,8 @@ Operations:
   lookup (of a name, once for each step of a path), getattr (stat, and the
   permissions of each step), readlink, open, opendir, read, readdir, write,
   poll, and rarer ones. Nothing is cached, so that the kernel asks each time.
-  close is seen but does not count, and lseek and mmap are not seen.
+  close is seen but does not count, and lseek and mmap are not seen. inotify
+  tells nothing of what is taken away, for it tells late.
   Those count that are on the part or below it, and of the kind of --on:
   any (all of them), open (open, opendir), read, readdir.
   `--action torn` counts reads that get two bytes or more.
@@ -140,8 +141,9 @@ JSON:
   version      1; goes up when a field is taken away or changes its meaning
   clean        whether there was no crash and no hang
   command, tree, nodes, action, on, timeout_secs   what was asked for
-  undisturbed  status, operations (all, not only those that count), millis,
-               same_output and same_operations (of two such runs)
+  undisturbed  status, says (the last line on stderr, or null), operations
+               (all, not only those that count), millis, same_output and
+               same_operations (of two such runs)
   parts        path, links (that go with it), operations (that count,
                undisturbed), runs, diverged (runs that took another way before
                the action), without (how a run without the part ended)
@@ -320,7 +322,9 @@ impl HuntArgs {
         if let Some(over) = &self.over {
             add("--over", over.into());
         }
-        add("--timeout", self.timeout.as_secs_f64().to_string().into());
+        if self.timeout != Duration::from_secs(10) {
+            add("--timeout", self.timeout.as_secs_f64().to_string().into());
+        }
         add("--only", k.to_string().into());
         words.push("--".into());
         words.extend(self.command.iter().cloned());
@@ -382,9 +386,10 @@ impl Progress for Bar {
         self.0.reset();
     }
 
-    fn run(&self, meaning: &Meaning) {
-        if meaning.is_bad() {
-            self.0.suspend(|| ());
+    fn run(&self, finding: &Finding) {
+        if finding.meaning.is_bad() {
+            let Finding { k, step, meaning, .. } = finding;
+            self.0.println(format!("{} at {k}, {} of {}", meaning.name(), step.kind, name(step)));
         }
         self.0.inc(1);
     }

@@ -1,12 +1,12 @@
 //! The part of a tree that is taken away.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use globset::GlobBuilder;
 use kernfs_replay::{Entry, EntryKind, Image};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 use crate::printable::printable;
 use crate::wrong_usage::WrongUsage;
@@ -99,4 +99,78 @@ fn wrong(wanted: &str, why: impl std::fmt::Display) -> WrongUsage {
          '*' for each device",
         printable(wanted)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// A tree with two devices, of which the second is in the first.
+    fn image() -> Image {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for path in ["class", "devices/a/b", "devices/c"] {
+            fs::create_dir_all(at(path)).unwrap();
+        }
+        fs::write(at("devices/a/uevent"), "").unwrap();
+        fs::write(at("devices/a/b/value"), "1\n").unwrap();
+        symlink("../devices/a", at("class/a")).unwrap();
+        symlink("../devices/a/b", at("class/b")).unwrap();
+        symlink("..", at("devices/a/b/device")).unwrap();
+        symlink("/gone", at("class/gone")).unwrap();
+        Image::record(dir.path()).unwrap()
+    }
+
+    fn paths(wanted: &str) -> Vec<String> {
+        let parts = Part::choose(&image(), wanted).unwrap();
+        parts.iter().map(Part::name).collect()
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_is_and_through_links() {
+        assert_eq!(paths("devices/c"), ["devices/c"]);
+        assert_eq!(paths("/devices/c/"), ["devices/c"]);
+        assert_eq!(paths("class/b"), ["devices/a/b"]);
+        assert_eq!(paths("class/b/value"), ["devices/a/b/value"]);
+        assert_eq!(paths("class/gone"), ["class/gone"]);
+    }
+
+    #[test]
+    fn a_pattern_is_each_that_it_matches_once() {
+        assert_eq!(paths("devices/*"), ["devices/a", "devices/c"]);
+        assert_eq!(paths("class/[ab]"), ["devices/a", "devices/a/b"]);
+        assert_eq!(paths("{class,devices}/a"), ["devices/a"]);
+        assert_eq!(paths("**/value"), ["devices/a/b/value"]);
+    }
+
+    #[test]
+    fn a_star_is_each_device() {
+        assert_eq!(paths("*"), ["devices/a", "devices/a/b"]);
+    }
+
+    #[test]
+    fn links_from_elsewhere_are_known() {
+        let image = image();
+        let links = |wanted| Part::choose(&image, wanted).unwrap()[0].links.clone();
+        assert_eq!(links("devices/a"), [&b"class/a"[..], b"class/b"]);
+        assert_eq!(links("devices/a/b"), [b"class/b"]);
+        assert_eq!(links("devices/c"), [b""; 0]);
+    }
+
+    #[test]
+    fn what_is_below_is_told_by_whole_names() {
+        let part = Part { path: b"a/b".to_vec(), links: Vec::new() };
+        assert!(part.has(b"a/b") && part.has(b"a/b/c"));
+        assert!(!part.has(b"a/bc") && !part.has(b"a") && !part.has(b"b/a/b"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_with_what_was_expected() {
+        for wanted in ["", "/", ".", "gone", "devices/x*", "[", "../devices/c"] {
+            let error = Part::choose(&image(), wanted).unwrap_err().to_string();
+            assert!(error.contains("; expected a path from the root"), "{wanted}: {error}");
+        }
+    }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Heading {
 #[derive(Debug, Serialize)]
 struct Undisturbed {
     status: i32,
+    /// The last line on stderr.
+    says: Option<String>,
     operations: u64,
     millis: u128,
     same_output: bool,
@@ -158,9 +160,13 @@ impl Report {
     fn write_heading(&self, out: &mut String) {
         let command = super::shell::line(&self.command);
         let Undisturbed { status, operations, millis, .. } = self.undisturbed;
+        let says = self.undisturbed.says.as_ref().filter(|_| status != 0);
         let _ = writeln!(out, "{BOLD}{command}{BOLD:#}");
         let _ = writeln!(out, "on {}, {}", self.tree, plural(self.nodes, "node", "nodes"));
         let _ = writeln!(out, "undisturbed: status {status}, {operations} operations, {millis} ms");
+        if let Some(says) = says {
+            let _ = writeln!(out, "  {says}");
+        }
         if !self.undisturbed.same_output {
             out.push_str("Its output is another one each time: it is not compared.\n");
         }
@@ -199,6 +205,7 @@ impl Undisturbed {
         let Outcome::Exit(status) = trial.outcome else { unreachable!("others are refused") };
         Self {
             status,
+            says: trial.stderr.text().lines().last().map(printable),
             operations: trial.seen.total,
             millis: trial.after.as_millis(),
             same_output: hunt.same_output,
@@ -319,7 +326,8 @@ impl Group {
             write_lines(out, "stdout, beside the nearest of those with and without", &self.diff);
             write_lines(out, "stderr", &self.stderr);
         } else {
-            let _ = writeln!(out, "{indent}$ {}", self.reproduce);
+            // Not cut, and not far in: it is to be pasted.
+            let _ = writeln!(out, "    $ {}", self.reproduce);
         }
     }
 }
@@ -332,7 +340,7 @@ fn says(meaning: &Meaning) -> String {
         Meaning::Hang { place } => place.clone(),
         Meaning::Silent => "stdout neither as with the part nor as without it".into(),
         Meaning::Failed { status } => format!("ended with status {status}"),
-        Meaning::Told => "the same, but stderr tells of something".into(),
+        Meaning::Told => "as silent, but stderr is another one too".into(),
         Meaning::Without => "all as without the part".into(),
         Meaning::With => "all as with the part".into(),
         Meaning::Uncompared => "ended as it does with the part or without".into(),

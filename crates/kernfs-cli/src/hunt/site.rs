@@ -51,6 +51,8 @@ impl Site {
     /// It cannot be mounted.
     pub(crate) fn mount(&self, tree: &Tree, tap: Arc<dyn Tap>) -> Result<Mount> {
         let options = MountOptions::new().fsname("kernfs-hunt").watchdog(PATIENCE).tap(tap);
+        // Watchers are told some time after the action: no run would be like another.
+        let options = options.without_inotify();
         // For commands that give up being root; others get no further than to the directory.
         let is_root = geteuid().is_root();
         let options = if is_root { options.allow_other() } else { options };
