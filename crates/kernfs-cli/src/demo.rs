@@ -309,7 +309,8 @@ fn ask(holders: &[Holder], removal: &Removal, belongings: &Belongings) -> Vec<Ro
     holders.iter().map(row).collect()
 }
 
-/// Lets everybody try again, and returns those who got what they ought to: as a rule, nothing.
+/// Lets everybody try again to whom something is promised, and returns those who got what they
+/// ought to: as a rule, nothing.
 fn dead(holders: &mut [Holder], phase: Phase, belongings: &Belongings) -> Vec<Role> {
     // All before the first answer, for one that sleeps on uses the time of all up.
     holders.iter_mut().for_each(|holder| holder.ask(Command::Afresh));
@@ -317,7 +318,8 @@ fn dead(holders: &mut [Holder], phase: Phase, belongings: &Belongings) -> Vec<Ro
     let as_expected = |holder: &&Holder| {
         holder.got_again(until, belongings) == Some(holder.role.expected_again(phase))
     };
-    holders.iter().filter(as_expected).map(|holder| holder.role).collect()
+    let promised = holders.iter().filter(|holder| !holder.role.is_best_effort());
+    promised.filter(as_expected).map(|holder| holder.role).collect()
 }
 
 /// Lets the driver that came back serve its old name again, with books of its own.

@@ -70,7 +70,7 @@ fn processes_are_let_go_through_the_mount() {
     assert_eq!(json["reach"]["mounted_on"], place.on.path().to_str().unwrap());
     let holders = json["holders"].as_array().unwrap();
     let processes: Vec<_> = holders.iter().filter(|it| it["pid"].is_u64()).collect();
-    assert_eq!((holders.len(), processes.len()), (13, 10));
+    assert_eq!((holders.len(), processes.len()), (14, 11));
     for holder in holders {
         assert_eq!(holder["as_expected"], true, "{holder}");
         assert!(holder["after_micros"].is_u64(), "{holder}");
@@ -103,7 +103,7 @@ fn sigint_and_sigterm_unmount_and_end_the_holders() {
         assert!(is_mounted(place.on.path()));
         let held = processes_with(place.on.path().to_str().unwrap());
         // The demo, the watchdog of its mount, and the holders.
-        assert_eq!(held.len(), 2 + 10, "{held:#?}");
+        assert_eq!(held.len(), 2 + 11, "{held:#?}");
         let output = paused.end_by(signal);
         assert_eq!(output.status.code(), Some(status), "{}", said(&output));
         assert!(said(&output).ends_with(&format!("stopped by {name}\n")), "{}", said(&output));

@@ -5,6 +5,7 @@ use std::io;
 use std::str::FromStr;
 
 use kernfs::{Errno, Events};
+use rustix::fs::inotify::ReadFlags;
 use signal_hook::low_level::signal_name;
 
 /// What a holder gets: one thing, or several in a row.
@@ -22,6 +23,8 @@ pub(crate) enum Part {
     Sets(Events),
     /// So many entries were listed.
     Entries(usize),
+    /// What inotify(7) told.
+    Watched(ReadFlags),
     /// An error.
     Error(Errno),
     /// The end, by a signal of this number.
@@ -107,6 +110,10 @@ impl fmt::Display for Part {
             }
             Self::Entries(0) => f.write_str("end"),
             Self::Entries(count) => write!(f, "{count} entries"),
+            Self::Watched(events) => {
+                let names: Vec<_> = events.iter_names().map(|(name, _)| name).collect();
+                f.write_str(&names.join("|"))
+            }
             Self::Signal(signal) => match signal_name(*signal) {
                 Some(name) => f.write_str(name),
                 None => write!(f, "signal {signal}"),
@@ -128,6 +135,7 @@ impl Answer {
             Part::Sets(sets) => format!("sets:{}", sets.bits()),
             Part::Entries(count) => format!("entries:{count}"),
             Part::Error(errno) => format!("errno:{}", errno.raw()),
+            Part::Watched(events) => format!("watched:{}", events.bits()),
             Part::Signal(signal) => format!("signal:{signal}"),
         });
         words.collect::<Vec<_>>().join(",")
@@ -158,6 +166,7 @@ fn part_of(word: &str) -> Option<Part> {
         "sets" => events().map(Part::Sets),
         "entries" => number.parse().ok().map(Part::Entries),
         "errno" => number.parse().ok().and_then(Errno::from_raw).map(Part::Error),
+        "watched" => number.parse().ok().map(ReadFlags::from_bits_retain).map(Part::Watched),
         "signal" => number.parse().ok().map(Part::Signal),
         _ => None,
     }
@@ -177,6 +186,8 @@ mod tests {
         assert_eq!(Answer::end_of_dir().to_string(), "end, ENOENT");
         assert_eq!(Answer::from(Part::Entries(3)).to_string(), "3 entries");
         assert_eq!(Answer::from(Part::Signal(7)).to_string(), "SIGBUS");
+        let watched = Part::Watched(ReadFlags::DELETE_SELF);
+        assert_eq!(Answer::from(watched).to_string(), "DELETE_SELF");
         let unnamed = Errno::from_raw(107).unwrap();
         assert_eq!(Answer::from(unnamed).to_string(), "error 107");
     }
@@ -190,6 +201,7 @@ mod tests {
             Answer::end_of_dir(),
             Answer::from(Errno::from_raw(107).unwrap()),
             Answer::from(Part::Signal(7)),
+            Answer::from(Part::Watched(ReadFlags::DELETE_SELF)),
         ] {
             assert_eq!(answer.to_wire().parse::<Answer>().unwrap(), answer);
         }

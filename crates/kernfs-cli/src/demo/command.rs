@@ -69,6 +69,8 @@ Output:
   then the error; `end, ENOENT` is the end of a listing, and what looking up a
   child gives. Who comes too late tries the path when the removal has returned;
   who has mapped a page touches it then, and SIGBUS ends the process.
+  DELETE_SELF is what inotify tells, and that its watch is over; it is told as
+  well as can be, and not a part of the promise.
   With --kernel, LINUX is what the same holder got from a rmdir of a group of
   cgroup2, with the nearest file that there is: `still asleep` is a process
   that was not woken, so long after the rmdir began; it is ended then. `-` is

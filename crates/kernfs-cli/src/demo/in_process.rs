@@ -34,7 +34,7 @@ pub(crate) fn play(role: Role, line: &Line, ground: &Ground, path: &Path) -> Res
         Role::Lister => list_one_half(&at),
         Role::InsideReader => go_inside(&at),
         Role::Latecomer => come_too_late(&at),
-        Role::Selecter | Role::EpollLevel | Role::EpollEdge | Role::Toucher => {
+        Role::Selecter | Role::EpollLevel | Role::EpollEdge | Role::Watcher | Role::Toucher => {
             bail!("takes a system call, and so a mount")
         }
     }

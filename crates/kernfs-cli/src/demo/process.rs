@@ -22,6 +22,7 @@ use nix::sys::select::{FdSet, select};
 use nix::sys::time::TimeVal;
 use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, OFlags, RawDir, SeekFrom};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
@@ -96,6 +97,7 @@ fn play(role: Role, line: &Line, path: &Path, half: usize) -> Result<Again> {
             sleep(line, path, move |file| in_epoll(file, edge))
         }
         Role::Lister => list_one_half(line, path),
+        Role::Watcher => watch(line, path),
         Role::InsideReader => go_inside(line, path),
         Role::Toucher => touch_what_was_mapped(line, path),
         Role::Latecomer => come_too_late(line, path),
@@ -226,6 +228,31 @@ fn list(dir: &OwnedFd) -> rustix::io::Result<Vec<(CString, u64)>> {
         entries.push((entry.file_name().to_owned(), entry.next_entry_cookie()));
     }
     Ok(entries)
+}
+
+fn watch(line: &Line, path: &Path) -> Result<Again> {
+    let watch = inotify::init(CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, path, WatchFlags::MODIFY | WatchFlags::DELETE_SELF)?;
+    line.falling_asleep();
+    line.got(told(&watch));
+    rustix::fs::fcntl_setfl(&watch, OFlags::NONBLOCK)?;
+    Ok(Box::new(move |_| told(&watch)))
+}
+
+/// Waits for what inotify tells, to the end of the watch.
+fn told(watch: &OwnedFd) -> Answer {
+    let mut buf = [MaybeUninit::uninit(); BUFFER];
+    let mut reader = inotify::Reader::new(watch, &mut buf);
+    let mut told = ReadFlags::empty();
+    loop {
+        match reader.next().map(|event| event.events()) {
+            Ok(events) if events.contains(ReadFlags::IGNORED) => {
+                return Part::Watched(told).into();
+            }
+            Ok(events) => told |= events,
+            Err(errno) => return errno_of(&errno.into()).into(),
+        }
+    }
 }
 
 fn go_inside(line: &Line, path: &Path) -> Result<Again> {

@@ -52,6 +52,8 @@ struct Line {
     expected: String,
     got: Option<String>,
     as_expected: bool,
+    #[serde(skip)]
+    best_effort: bool,
     after_micros: Option<u128>,
     linux: Option<Beside>,
 }
@@ -306,7 +308,7 @@ impl Line {
         ];
         row.extend(self.linux.iter().flat_map(Beside::cells));
         if !self.as_expected {
-            row.push(Cell::new("FAILED", BAD));
+            row.push(Cell::new(if self.best_effort { "missed" } else { "FAILED" }, BAD));
         }
         row
     }
@@ -383,6 +385,7 @@ impl From<Row> for Line {
             holds: printable(&row.holds),
             expected: row.expected.to_string(),
             as_expected: row.is_as_expected(),
+            best_effort: row.role.is_best_effort(),
             after_micros: row.got.as_ref().map(|(_, after)| after.as_micros()),
             got: row.got.map(|(answer, _)| answer.to_string()),
             linux: None,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use kernfs::{Errno, Events};
+use rustix::fs::inotify::ReadFlags;
 use signal_hook::consts::SIGBUS;
 
 use crate::demo::answer::{Answer, Part};
@@ -36,6 +37,8 @@ pub(crate) enum Role {
     Lister,
     /// Is inside of the driver.
     InsideReader,
+    /// Watches a text by inotify, without having it open.
+    Watcher,
     /// Knows the path of the event file, and comes again by it when the removal has returned.
     Latecomer,
 }
@@ -76,7 +79,7 @@ impl Role {
     ];
 
     /// Those who hold a tree that is mounted, in the order of the table.
-    pub(crate) const MOUNTED: [(Self, Place); 13] = [
+    pub(crate) const MOUNTED: [(Self, Place); 14] = [
         (Self::HalfWayReader, Place::Process),
         (Self::BlockedReader, Place::Process),
         (Self::Poller, Place::Process),
@@ -84,6 +87,7 @@ impl Role {
         (Self::EpollLevel, Place::Process),
         (Self::EpollEdge, Place::Process),
         (Self::Lister, Place::Process),
+        (Self::Watcher, Place::Process),
         (Self::InsideReader, Place::Process),
         (Self::Toucher, Place::Process),
         (Self::Latecomer, Place::Process),
@@ -107,6 +111,7 @@ impl Role {
             Self::Toucher => "mapped page",
             Self::Lister => "half-way lister",
             Self::InsideReader => "inside the read",
+            Self::Watcher => "inotify watch",
             Self::Latecomer => "comes too late",
         }
     }
@@ -131,6 +136,7 @@ impl Role {
             | Self::Selecter
             | Self::EpollLevel
             | Self::EpollEdge
+            | Self::Watcher
             | Self::Latecomer => Ok("cgroup.events"),
             Self::Lister => Ok(""),
             Self::BlockedReader => Err("no file of cgroup2 lets a reader sleep"),
@@ -144,11 +150,24 @@ impl Role {
     pub(crate) fn sleeps(self) -> bool {
         use Role::{
             BlockedReader, EpollEdge, EpollLevel, HandMadeTask, Poller, Selecter, TokioTask,
+            Watcher,
         };
         matches!(
             self,
-            BlockedReader | Poller | Selecter | EpollLevel | EpollEdge | TokioTask | HandMadeTask
+            BlockedReader
+                | Poller
+                | Selecter
+                | EpollLevel
+                | EpollEdge
+                | TokioTask
+                | HandMadeTask
+                | Watcher
         )
+    }
+
+    /// Tells whether it is told as well as can be, without a promise.
+    pub(crate) fn is_best_effort(self) -> bool {
+        self == Self::Watcher
     }
 
     /// Tells whether it knows a path only.
@@ -171,6 +190,7 @@ impl Role {
             Self::Selecter => Answer::all_sets(),
             Self::Lister => Answer::end_of_dir(),
             Self::Toucher => Part::Signal(SIGBUS).into(),
+            Self::Watcher => Part::Watched(ReadFlags::DELETE_SELF).into(),
             Self::Latecomer => Errno::ENOENT.into(),
             Self::Poller
             | Self::EpollLevel
@@ -184,6 +204,8 @@ impl Role {
     pub(crate) fn expected_again(self, phase: Phase) -> Answer {
         match (self, phase) {
             (Self::Lister, _) => Answer::end_of_dir(),
+            // Nothing more, ever.
+            (Self::Watcher, _) => Errno::EAGAIN.into(),
             // It has ended.
             (Self::Toucher, _) => Part::Signal(SIGBUS).into(),
             (Self::Latecomer, Phase::Gone) => Errno::ENOENT.into(),
