@@ -35,7 +35,7 @@
 //! change is known, so that a change of what nobody has looked at costs nothing. A change that is
 //! made inside an operation is known to the kernel when that operation is answered. Contents are
 //! not, unless a file can be mapped: reads and writes reach the driver. Names that do not exist are
-//! not.
+//! not. Where somebody [taps](Tap), nothing is.
 //!
 //! All names are dropped at once, when one is removed or renamed, since that takes no lock that a
 //! client could hold. The kernel then detaches what others have mounted inside of the mount; see
