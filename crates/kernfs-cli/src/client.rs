@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,8 @@ use signal_hook::low_level::signal_name;
 
 use self::members::Members;
 pub(crate) use self::members::kill_those_of;
-pub(crate) use self::output::Captured;
 use self::output::Collector;
+pub(crate) use self::output::{Captured, Hear};
 use self::whereabouts::Whereabouts;
 
 /// Where the output of a client goes.
@@ -56,8 +57,9 @@ pub(crate) struct Client {
     members: Members,
     started: Instant,
     output: Option<[Collector; 2]>,
-    /// The first process has been waited for: its number may be somebody else's.
-    is_reaped: bool,
+    /// The first process has been waited for: its number may be somebody else's. Held while it is
+    /// killed and waited for.
+    is_reaped: Arc<Mutex<bool>>,
 }
 
 /// What became of a client.
@@ -100,6 +102,20 @@ impl Client {
     ///
     /// It cannot be started; the text names the program and says why.
     pub(crate) fn start(command: &mut Command, output: Output) -> Result<Self> {
+        Self::start_heard(command, output, [Box::new(|_| {}), Box::new(|_| {})])
+    }
+
+    /// Does the same, and lets somebody hear at once what comes on stdout and stderr, if that is
+    /// captured.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub(crate) fn start_heard(
+        command: &mut Command,
+        output: Output,
+        [hear_stdout, hear_stderr]: [Hear; 2],
+    ) -> Result<Self> {
         let mark = members::new_mark();
         let pipe = || match output {
             Output::Captured => Stdio::piped(),
@@ -116,14 +132,15 @@ impl Client {
         let guard = KillOnDrop(group);
         let output = match (child.stdout.take(), child.stderr.take()) {
             (Some(stdout), Some(stderr)) => {
-                Some([Collector::start(stdout.into())?, Collector::start(stderr.into())?])
+                let stdout = Collector::start(stdout.into(), hear_stdout)?;
+                Some([stdout, Collector::start(stderr.into(), hear_stderr)?])
             }
             _ => None,
         };
         let pidfd = pidfd_open(group, PidfdFlags::empty()).context("cannot watch a process")?;
         std::mem::forget(guard);
         let members = Members::new(group, &mark);
-        Ok(Self { child, pidfd, members, started, output, is_reaped: false })
+        Ok(Self { child, pidfd, members, started, output, is_reaped: Arc::default() })
     }
 
     /// Returns when it was started.
@@ -161,6 +178,18 @@ impl Client {
         self.members.whereabouts()
     }
 
+    /// Sends a signal to its process group; does nothing where that has ended.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if !*lock(&self.is_reaped) {
+            let _ = kill_process_group(self.members.group(), signal);
+        }
+    }
+
+    /// Returns what kills it from elsewhere.
+    pub(crate) fn leash(&self) -> Leash {
+        Leash { members: self.members.clone(), is_reaped: Arc::clone(&self.is_reaped) }
+    }
+
     /// Waits until its first process ends, or until then; kills what is left of it.
     ///
     /// # Errors
@@ -187,6 +216,8 @@ impl Client {
     ///
     /// Returns the status of the first process, and who does not end.
     fn end(&mut self) -> (Option<ExitStatus>, Vec<u32>) {
+        let is_reaped = Arc::clone(&self.is_reaped);
+        let mut is_reaped = lock(&is_reaped);
         let until = Instant::now() + END_LIMIT;
         // Who has ended is not waited for before all are killed: as long as the first process is a
         // zombie, the number of the group is nobody else's.
@@ -195,7 +226,7 @@ impl Client {
             // Of its threads, the first may have ended before the others.
             let status = if left.is_empty() { self.child.try_wait().ok().flatten() } else { None };
             if status.is_some() || Instant::now() >= until {
-                self.is_reaped = true;
+                *is_reaped = true;
                 return (status, left);
             }
             thread::sleep(Duration::from_millis(1));
@@ -205,11 +236,33 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if !self.is_reaped {
+        if !*lock(&self.is_reaped) {
             // There is nobody to be told who does not end.
             let _ = self.end();
         }
     }
+}
+
+/// Kills a client from elsewhere.
+#[derive(Debug)]
+pub(crate) struct Leash {
+    members: Members,
+    is_reaped: Arc<Mutex<bool>>,
+}
+
+impl Leash {
+    /// Kills all of it, and waits for the end of that, but not for ever.
+    pub(crate) fn kill(mut self) {
+        let is_reaped = lock(&self.is_reaped);
+        let until = Instant::now() + END_LIMIT;
+        while !*is_reaped && !self.members.kill().is_empty() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn lock(is_reaped: &Mutex<bool>) -> MutexGuard<'_, bool> {
+    is_reaped.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long killed processes may take to end: they have nothing to do but to close their files.
@@ -390,6 +443,44 @@ mod tests {
         assert!(exists(&pid));
         drop(client);
         assert!(!exists(&pid));
+    }
+
+    #[test]
+    fn who_is_on_a_leash_can_be_killed_from_elsewhere() {
+        let client = Client::start(&mut sh("sleep 1000; true"), Output::Captured).unwrap();
+        let leash = client.leash();
+        let killer = thread::spawn(move || leash.kill());
+        let until = client.started() + LONG;
+        let ended = client.wait_until(until).unwrap();
+        assert_eq!(ended.outcome, Outcome::Signal { number: 9, dumped: false });
+        killer.join().unwrap();
+        let client = Client::start(&mut Command::new("true"), Output::Captured).unwrap();
+        let leash = client.leash();
+        let until = client.started() + LONG;
+        assert!(client.wait_until(until).unwrap().outcome.is_success());
+        leash.kill();
+    }
+
+    #[test]
+    fn a_signal_reaches_all_of_the_group() {
+        let client = Client::start(&mut sh("sleep 1000; true"), Output::Captured).unwrap();
+        client.signal(Signal::TERM);
+        let until = client.started() + LONG;
+        let ended = client.wait_until(until).unwrap();
+        assert_eq!(ended.outcome, Outcome::Signal { number: 15, dumped: false });
+    }
+
+    #[test]
+    fn what_is_said_is_heard_at_once() {
+        let (say, hear) = std::sync::mpsc::channel();
+        let to = |say: std::sync::mpsc::Sender<Vec<u8>>| -> Hear {
+            Box::new(move |bytes| say.send(bytes.to_vec()).unwrap())
+        };
+        let mut command = sh("echo out; sleep 1000");
+        let heard = [to(say), Box::new(|_: &[u8]| {}) as Hear];
+        let client = Client::start_heard(&mut command, Output::Captured, heard).unwrap();
+        assert_eq!(hear.recv_timeout(LONG).unwrap(), b"out\n");
+        drop(client);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod shell;
 
 mod finding;
 
-mod trial;
+pub(crate) mod trial;
 
 mod site;
 

@@ -11,6 +11,8 @@ mod record;
 
 mod hunt;
 
+mod drill;
+
 #[allow(dead_code, reason = "some of it is for what comes next")]
 mod client;
 
@@ -35,6 +37,8 @@ use clap::{Parser, Subcommand};
 
 use crate::demo::command::DemoArgs;
 use crate::demo::process::HolderArgs;
+use crate::drill::command::DrillArgs;
+use crate::drill::member::MemberArgs;
 use crate::hunt::command::{HuntArgs, UNFINISHED, Unfinished};
 use crate::hunt::over::OverArgs;
 use crate::mount::MountArgs;
@@ -57,10 +61,13 @@ enum Command {
     Record(RecordArgs),
     Mount(MountArgs),
     Hunt(HuntArgs),
+    Drill(DrillArgs),
     #[command(hide = true)]
     Holder(HolderArgs),
     #[command(hide = true)]
     Over(OverArgs),
+    #[command(hide = true)]
+    Member(MemberArgs),
     #[command(hide = true)]
     Sweep(SweepArgs),
 }
@@ -98,6 +105,11 @@ impl Cli {
             Command::Record(args) => args.run(),
             Command::Mount(args) => args.run(),
             Command::Hunt(args) => args.run(),
+            Command::Drill(args) => args.run(),
+            Command::Member(args) => {
+                args.run();
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Holder(args) => args.run().map(|()| ExitCode::SUCCESS),
             Command::Over(args) => args.run(),
             Command::Sweep(args) => args.run().map(|()| ExitCode::SUCCESS),

@@ -60,6 +60,11 @@ impl Members {
         Self { group, mark: format!("{MARK}={mark}").into_bytes(), dying: Vec::new() }
     }
 
+    /// Returns the process group.
+    pub(crate) fn group(&self) -> Pid {
+        self.group
+    }
+
     /// Kills all; returns those that have not ended yet.
     ///
     /// Who has ended and was not waited for counts as gone.

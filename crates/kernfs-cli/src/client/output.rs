@@ -29,6 +29,9 @@ impl Captured {
     }
 }
 
+/// Hears what a client says, as it comes.
+pub(crate) type Hear = Box<dyn FnMut(&[u8]) + Send>;
+
 /// A thread that reads from a pipe, so that nobody blocks who writes to it.
 #[derive(Debug)]
 pub(crate) struct Collector {
@@ -50,13 +53,18 @@ impl Collector {
     /// # Errors
     ///
     /// There is no thread to be had, or no descriptor.
-    pub(crate) fn start(from: OwnedFd) -> Result<Self> {
+    pub(crate) fn start(from: OwnedFd, mut hear: Hear) -> Result<Self> {
         let (stopped, stop) = pipe().context("cannot make a pipe")?;
         let kept = Arc::<Mutex<Kept>>::default();
         let thread = {
             let kept = Arc::clone(&kept);
             let thread = thread::Builder::new().name("output".into());
-            thread.spawn(move || collect(from.into(), &stopped.into(), &kept))
+            thread.spawn(move || {
+                collect(from.into(), &stopped.into(), |bytes| {
+                    lock(&kept).push(bytes);
+                    hear(bytes);
+                });
+            })
         };
         Ok(Self { kept, stop, thread: thread.context("cannot start a thread")? })
     }
@@ -82,7 +90,7 @@ impl Collector {
 /// How many buffers are read when all is over: more than a pipe holds.
 const LAST_READS: usize = 64;
 
-fn collect(mut from: File, stopped: &OwnedFd, kept: &Mutex<Kept>) {
+fn collect(mut from: File, stopped: &OwnedFd, mut take: impl FnMut(&[u8])) {
     let mut buf = vec![0; 32 << 10];
     let mut last_reads = None;
     while last_reads != Some(0) {
@@ -98,7 +106,7 @@ fn collect(mut from: File, stopped: &OwnedFd, kept: &Mutex<Kept>) {
         if is_ready {
             match from.read(&mut buf) {
                 Ok(0) | Err(_) => return,
-                Ok(len) => lock(kept).push(&buf[..len]),
+                Ok(len) => take(&buf[..len]),
             }
         } else if last_reads.is_some() {
             return;

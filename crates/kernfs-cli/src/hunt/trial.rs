@@ -121,7 +121,8 @@ impl Subject {
 /// Stands for the mounted tree in a command.
 pub(crate) const PLACE: &str = "{}";
 
-fn fill_in(word: &OsStr, dir: &Path) -> OsString {
+/// Puts a directory in the place of each [`PLACE`].
+pub(crate) fn fill_in(word: &OsStr, dir: &Path) -> OsString {
     let filled = replaced(word.as_bytes(), PLACE.as_bytes(), dir.as_os_str().as_bytes());
     OsString::from_vec(filled)
 }

@@ -10,6 +10,7 @@ use kernfs::{Manners, Tree};
 use kernfs_fuse::MountOptions;
 use kernfs_replay::{EntryKind, Image, ServeOptions, Unplug};
 
+use super::{Place, serve};
 use crate::printable::{plural, printable};
 use crate::wrong_usage::WrongUsage;
 
@@ -80,7 +81,8 @@ impl ReplayArgs {
         let options = if self.writable { options.writable() } else { options };
         let served = image.serve(&tree, &options)?;
         let what = format!("{} ({})", printable(&self.file), census(&image));
-        super::serve(&tree, &self.dir, &MountOptions::new(), &what)?;
+        let options = MountOptions::new();
+        serve(&[Place { tree: &tree, dir: &self.dir, options, what }])?;
         drop(served);
         Ok(ExitCode::SUCCESS)
     }
