@@ -201,15 +201,12 @@ impl<S> Calls<S> {
         Self { attribute: Some(attribute), show: None, store: None }
     }
 
-    /// Returns what can be done with the file, and the mode allows somebody.
-    pub(crate) fn ops(&self, whole: &S, mode: Mode) -> Ops {
+    /// Returns what can be done with the file.
+    pub(crate) fn ops(&self, whole: &S) -> Ops {
         let mut ops = self.attribute.map_or(Ops::empty(), |attribute| attribute(whole).ops());
         ops.set(Ops::READ, ops.contains(Ops::READ) || self.show.is_some());
         ops.set(Ops::WRITE, ops.contains(Ops::WRITE) || self.store.is_some());
-        let mut allowed = Ops::empty();
-        allowed.set(Ops::READ, mode.bits() & 0o444 != 0);
-        allowed.set(Ops::WRITE, mode.bits() & 0o222 != 0);
-        ops & allowed
+        ops
     }
 
     /// Returns the size of contents at offsets.

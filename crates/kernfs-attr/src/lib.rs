@@ -78,6 +78,10 @@ mod exposed;
 
 mod place;
 
+mod scope;
+
+mod driver;
+
 mod declare;
 
 mod attr;
@@ -105,4 +109,5 @@ pub use choice::{Choice, ChoiceStyle};
 pub use declare::{Attributes, Entry, Part, Subgroup, describe};
 pub use exposed::{DirExt, Exposed, Removal, Unfinished};
 pub use kernfs_attr_derive::{Attributes, Choice};
+pub use scope::ScopeExt;
 pub use value::{Hex, MAX_TEXT, Shown, Text, Value, Word, YesNo, emit, written};

@@ -1,11 +1,9 @@
 //! Groups in directories: built aside, attached at once, shown and hidden, taken back.
 
-use kernfs::{
-    Dir, Draining, Errno, File, FileOps, FileOptions, Kind, Mode, Notifier, OpenOp, Ops, ReadOp,
-    WriteOp,
-};
+use kernfs::{Dir, Draining, Errno, File, FileOps, FileOptions, Mode, Notifier, ReadOp, WriteOp};
 
 use crate::declare::{Attributes, Calls, Entry, EntryKind, Part};
+use crate::driver::{Install, Serve, Shape, allowed, install};
 
 /// The files of a group in a directory, and the groups in it.
 #[derive(Default)]
@@ -211,15 +209,11 @@ impl<T: Send + Sync + 'static> AnyFile for File<T> {
     }
 }
 
-const READ: u8 = Ops::READ.bits();
-const WRITE: u8 = Ops::WRITE.bits();
-const READ_WRITE: u8 = READ | WRITE;
-
-/// Adds a file whose driver says, by its type, what it implements.
+/// Adds a file of a group to a directory.
 ///
 /// # Errors
 ///
-/// EINVAL: it can be neither read nor written. Else as for [`Dir::add_file`].
+/// As for [`install`].
 fn add_driver<S: Send + Sync + 'static>(
     part: &Part<S>,
     dir: &Dir,
@@ -227,51 +221,40 @@ fn add_driver<S: Send + Sync + 'static>(
     mode: Mode,
     calls: Calls<S>,
 ) -> Result<Box<dyn AnyFile>, Errno> {
-    let size = calls.size(part.held());
-    let options = size.into_iter().fold(FileOptions::new(mode), FileOptions::size);
-    let part = part.clone();
-    match (calls.ops(part.held(), mode).bits(), size.is_some()) {
-        (READ, false) => add::<S, READ, false>(dir, name, options, part, calls),
-        (WRITE, false) => add::<S, WRITE, false>(dir, name, options, part, calls),
-        (READ_WRITE, false) => add::<S, READ_WRITE, false>(dir, name, options, part, calls),
-        (READ, true) => add::<S, READ, true>(dir, name, options, part, calls),
-        (WRITE, true) => add::<S, WRITE, true>(dir, name, options, part, calls),
-        (READ_WRITE, true) => add::<S, READ_WRITE, true>(dir, name, options, part, calls),
-        _ => Err(Errno::EINVAL),
-    }
+    let shape =
+        Shape { mode, ops: calls.ops(part.held()) & allowed(mode), size: calls.size(part.held()) };
+    install(shape, Field { part: part.clone(), calls }, InDir { dir, name })
 }
 
-fn add<S: Send + Sync + 'static, const OPS: u8, const BINARY: bool>(
-    dir: &Dir,
-    name: &str,
-    options: FileOptions,
-    part: Part<S>,
-    calls: Calls<S>,
-) -> Result<Box<dyn AnyFile>, Errno> {
-    let driver = Driver::<S, OPS, BINARY> { part, calls };
-    Ok(Box::new(dir.add_file(name, options, driver)?))
-}
-
-/// The driver of a file of a group.
-struct Driver<S: 'static, const OPS: u8, const BINARY: bool> {
+/// A file of a group, as something that can be read and written.
+struct Field<S: 'static> {
     part: Part<S>,
     calls: Calls<S>,
 }
 
-impl<S: Send + Sync, const OPS: u8, const BINARY: bool> FileOps for Driver<S, OPS, BINARY> {
-    type Open = ();
-    const KIND: Kind = if BINARY { Kind::Binary } else { Kind::Text };
-    const OPS: Ops = Ops::from_bits_truncate(OPS);
-
-    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+impl<S: Send + Sync> Serve for Field<S> {
+    fn show(&self, op: &mut ReadOp<'_>) -> Result<(), Errno> {
         self.calls.show(self.part.held(), op)
     }
 
-    fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+    fn store(&self, op: &mut WriteOp<'_>) -> Result<usize, Errno> {
         self.calls.store(self.part.held(), op)
+    }
+}
+
+struct InDir<'a> {
+    dir: &'a Dir,
+    name: &'a str,
+}
+
+impl Install<'static> for InDir<'_> {
+    type Installed = Box<dyn AnyFile>;
+
+    fn install<T: FileOps + 'static>(
+        self,
+        options: FileOptions,
+        driver: T,
+    ) -> Result<Box<dyn AnyFile>, Errno> {
+        Ok(Box::new(self.dir.add_file(self.name, options, driver)?))
     }
 }

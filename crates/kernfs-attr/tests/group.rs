@@ -8,7 +8,7 @@ use std::time::Duration;
 use kernfs::{Caller, Client, Errno, Events, Manners, Mode, OpenFlags, Tree};
 use kernfs_attr::{
     Action, Attr, Attributes, Binary, BitList, Bitmap, Bytes, Choice, DirExt, Exposed, Hex, Memory,
-    Removal, Subgroup,
+    Removal, ScopeExt, Subgroup, Value,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -378,6 +378,51 @@ fn a_group_whose_parent_was_removed_comes_back() {
     let device = parent.add_group("dev0", Device::new()).unwrap();
     parent.remove().unwrap();
     assert_eq!(device.remove().unwrap().name, "gpu");
+}
+
+/// A group of any value; the derive takes generics and bounds as they are.
+#[derive(Attributes)]
+struct Gauge<T: Value + Clone + Send + Sync + 'static> {
+    #[attr(rw)]
+    value: Attr<T>,
+    #[attr(ro, show = Self::copy)]
+    r#type: (),
+}
+
+impl<T: Value + Clone + Send + Sync + 'static> Gauge<T> {
+    fn copy(&self) -> T {
+        self.value.get()
+    }
+}
+
+#[test]
+fn a_generic_struct_is_a_group_too() {
+    let tree = sysfs();
+    let gauge = Gauge { value: Attr::new(vec![1u8, 2]), r#type: () };
+    let gauge = tree.root().add_group("gauge", gauge).unwrap();
+    let client = tree.client(Caller::OWNER);
+    assert_eq!(write(&client, "/gauge/value", "3 4 5"), Ok(5));
+    assert_eq!(read(&client, "/gauge/type").unwrap(), "3 4 5\n");
+    assert_eq!(gauge.remove().unwrap().value.into_inner(), [3, 4, 5]);
+}
+
+#[test]
+fn a_borrowed_attribute_is_exposed_for_a_scope() {
+    let tree = sysfs();
+    let client = tree.client(Caller::OWNER);
+    let level = Attr::new(1u8);
+    let held = tree.root().scope(|scope| {
+        scope.expose_attr("level", Mode::RO, &level).unwrap();
+        assert_eq!(write(&client, "/level", "2"), Err(Errno::EACCES));
+        let held = client.open("/level", OpenFlags::READ).unwrap();
+        assert_eq!(held.read_to_string().unwrap(), "1\n");
+        level.set(2);
+        assert!(held.ready(Events::PRI).contains(Events::PRI));
+        held
+    });
+    assert_eq!(held.unwrap().read_to_string(), Err(Errno::ENODEV));
+    level.set(3);
+    assert_eq!(level.into_inner(), 3);
 }
 
 /// A device that a client can unplug by a write to one of its own files.
