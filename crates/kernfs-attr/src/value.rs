@@ -107,13 +107,13 @@ impl Shown for bool {
     }
 }
 
-/// What begins with `y`, `t` or `1`, or is `on`; with `n`, `f` or `0`, or is `of`; in either case
-/// (`kstrtobool`, which looks no further than that).
+/// What begins with `y`, `t`, `e`, `1` or `on`, or with `n`, `f`, `d`, `0` or `of`, in either case
+/// (`kstrtobool` since Linux 6.15; it looks no further than that).
 impl Value for bool {
     fn parse(text: &str) -> Result<Self, Errno> {
         match *text.as_bytes() {
-            [b'y' | b'Y' | b't' | b'T' | b'1', ..] => Ok(true),
-            [b'n' | b'N' | b'f' | b'F' | b'0', ..] => Ok(false),
+            [b'y' | b'Y' | b't' | b'T' | b'e' | b'E' | b'1', ..] => Ok(true),
+            [b'n' | b'N' | b'f' | b'F' | b'd' | b'D' | b'0', ..] => Ok(false),
             [b'o' | b'O', b'n' | b'N', ..] => Ok(true),
             [b'o' | b'O', b'f' | b'F', ..] => Ok(false),
             _ => Err(Errno::EINVAL),
@@ -278,14 +278,48 @@ mod tests {
 
     #[test]
     fn switches_are_spelt_as_kstrtobool_does() {
-        for yes in ["1", "y", "Y", "t", "T", "on", "On", "ON", "oN", "yes", "true", "10", "once"] {
+        for yes in [
+            "1", "y", "Y", "t", "T", "on", "On", "ON", "oN", "yes", "true", "10", "once", "enabled",
+        ] {
             assert_eq!(bool::parse(yes), Ok(true), "{yes}");
         }
-        for no in ["0", "n", "N", "f", "F", "off", "OFF", "of", "no", "false", "01", "0x1"] {
+        for no in
+            ["0", "n", "N", "f", "F", "off", "OFF", "of", "no", "false", "01", "0x1", "disabled"]
+        {
             assert_eq!(bool::parse(no), Ok(false), "{no}");
         }
-        for neither in ["", " 1", "o", "O", "ox", "2", "-1", "\n1", "enable"] {
+        for neither in ["", " 1", "o", "O", "ox", "2", "-1", "\n1", "a"] {
             assert_eq!(bool::parse(neither), Err(Errno::EINVAL), "{neither:?}");
+        }
+    }
+
+    /// What Linux 6.18 answered to writes to `/sys/module/kernel/parameters/pause_on_oops`, an
+    /// `int` whose value was 0.
+    #[test]
+    fn integers_are_taken_and_refused_as_by_a_parameter_of_the_kernel() {
+        for data in ["0", "+0", "-0", "00", "0x0", "0X0", "0\n", "0\0junk"] {
+            assert_eq!(text_of(data.as_bytes()).and_then(i32::parse), Ok(0), "{data:?}");
+        }
+        for data in [
+            "0\n\n",
+            " 0",
+            "0 ",
+            "0x",
+            "08",
+            "-",
+            "99999999999junk",
+            "-+0",
+            "+-0",
+            "--0",
+            "0_0",
+            "0xg",
+        ] {
+            let answer = text_of(data.as_bytes()).and_then(i32::parse);
+            assert_eq!(answer, Err(Errno::EINVAL), "{data:?}");
+        }
+        for data in ["99999999999", "18446744073709551616junk"] {
+            let answer = text_of(data.as_bytes()).and_then(i32::parse);
+            assert_eq!(answer, Err(Errno::ERANGE), "{data:?}");
         }
     }
 
