@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuse_session::{Completed, Completion, Errno, InvalRange, Signal, completion};
+use fuse_session::{Completed, Completion, Errno, InvalRange, Notifier, Signal, completion};
 use kernfs::{Ack, Change, Entry, FrontEnd, ROOT_INO, Severed};
 
 use crate::event::{Event, Place};
@@ -47,10 +47,8 @@ impl FrontEnd for Front {
             ended.pages.drop_all(notifier, move || drop(held));
         }
         self.drop_attr(top.parent, held(&ack));
-        if self.fs.nodes.take_names_told() && self.fs.caches_names() {
-            let held = (Arc::clone(&ack), Arc::clone(&signal));
-            notifier.inc_epoch(move |_| drop(held));
-        }
+        let names = (Arc::clone(&ack), Arc::clone(&signal));
+        self.drop_names(notifier, move |_| drop(names));
         self.prune(&ended, &signal);
         drop(signal);
         if removed && top.ino != ROOT_INO {
@@ -85,18 +83,16 @@ impl Front {
         self.drop_attr_now(from.parent);
         self.drop_attr_now(to.parent);
         let Some(notifier) = self.fs.notifier() else { return };
-        let mut after = None;
-        if self.fs.nodes.take_names_told() && self.fs.caches_names() {
-            let (signal, completed) = completion();
-            let (watchers_signal, watchers_completed) = completion();
-            notifier.inc_epoch(move |result| {
-                signal.complete(result);
-                watchers_signal.complete(result);
-            });
-            after = Some(watchers_completed);
+        let (signal, completed) = completion();
+        let (watchers_signal, watchers_completed) = completion();
+        let is_told = self.drop_names(notifier, move |result| {
+            signal.complete(result);
+            watchers_signal.complete(result);
+        });
+        if is_told {
             news::wait(completed);
         }
-        self.tell_renamed(from, to, after);
+        self.tell_renamed(from, to, is_told.then_some(watchers_completed));
     }
 
     /// Has mappings see the new contents; nobody waits, for what is dirty is written back first.
@@ -162,15 +158,27 @@ impl Front {
         }
     }
 
+    /// Has the kernel drop all names, if it has any; tells whether it has to.
+    fn drop_names(
+        &self,
+        notifier: &Notifier,
+        done: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) -> bool {
+        let up_to = self.fs.nodes.names_to_drop().filter(|_| self.fs.caches_names());
+        let Some(up_to) = up_to else { return false };
+        let fs = Arc::clone(&self.fs);
+        notifier.inc_epoch(move |result| {
+            fs.nodes.names_dropped(up_to);
+            done(result);
+        });
+        true
+    }
+
     /// Has the kernel drop the attributes of a node, if it has any.
     fn drop_attr(&self, ino: u64, done: impl Completion) {
-        if let Some(id) = self.fs.nodes.take_attr_told(ino) {
-            drop_attr_of(
-                &self.fs,
-                id,
-                Instant::now() + PATIENCE,
-                Box::new(|result| done.complete(result)),
-            );
+        if let Some((id, up_to)) = self.fs.nodes.attr_to_drop(ino) {
+            let told = ToldAttr { id, up_to, until: Instant::now() + PATIENCE };
+            drop_attr_of(&self.fs, told, Box::new(|result| done.complete(result)));
         }
     }
 
@@ -178,8 +186,9 @@ impl Front {
     fn drop_attr_now(&self, ino: u64) {
         let (signal, completed) = completion();
         let signal = move |result| signal.complete(result);
-        if let Some(id) = self.fs.nodes.take_attr_told(ino) {
-            drop_attr_of(&self.fs, id, Instant::now() + PATIENCE, Box::new(signal));
+        if let Some((id, up_to)) = self.fs.nodes.attr_to_drop(ino) {
+            let told = ToldAttr { id, up_to, until: Instant::now() + PATIENCE };
+            drop_attr_of(&self.fs, told, Box::new(signal));
             news::wait(completed);
         }
     }
@@ -191,24 +200,35 @@ fn place(entry: &Entry) -> Place {
 
 type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
+/// Attributes of a node id that are to be dropped.
+#[derive(Clone, Copy)]
+struct ToldAttr {
+    id: u64,
+    up_to: u64,
+    /// Nobody waits for it longer.
+    until: Instant,
+}
+
 /// Has the kernel drop the attributes that it has for a node id.
 ///
 /// Where they are on their way in the answer to a lookup, the kernel does not know the node yet:
-/// then it is told again until it does, or has forgotten the node. Nobody waits for that longer
-/// than `until`.
-fn drop_attr_of(fs: &Arc<Fs>, id: u64, until: Instant, done: Done) {
+/// then it is told again until it does, or has forgotten the node.
+fn drop_attr_of(fs: &Arc<Fs>, told: ToldAttr, done: Done) {
     let Some(notifier) = fs.notifier() else { return };
     let fs = Arc::clone(fs);
-    notifier.inval_inode(id, InvalRange::Attributes, move |result| {
-        let on_its_way = result == Err(Errno::ENOENT) && fs.nodes.knows(id);
-        if on_its_way && Instant::now() < until {
-            return drop_attr_of(&fs, id, until, done);
+    notifier.inval_inode(told.id, InvalRange::Attributes, move |result| {
+        let on_its_way = result == Err(Errno::ENOENT) && fs.nodes.knows(told.id);
+        if on_its_way && Instant::now() < told.until {
+            return drop_attr_of(&fs, told, done);
+        }
+        if !on_its_way {
+            fs.nodes.attr_dropped(told.id, told.up_to);
         }
         done(result);
         if on_its_way {
             // The client does not get to run. What he is given stays wrong until it is dropped.
             thread::sleep(OVERDUE_PAUSE);
-            drop_attr_of(&fs, id, until, Box::new(|_| ()));
+            drop_attr_of(&fs, told, Box::new(|_| ()));
         }
     });
 }

@@ -42,8 +42,39 @@ struct Table {
     shown: HashSet<u64>,
     /// Ids that have ended and were closed since the last time that these were taken.
     unused: Vec<u64>,
-    /// Whether names were told since the last time that all were dropped.
-    names_told: bool,
+    /// The names that were told, of which the kernel drops all at once.
+    names: Told,
+    /// Counts what is told.
+    time: u64,
+}
+
+/// When something was told to the kernel last, and up to when it has dropped it since.
+///
+/// What is being dropped counts as told until the kernel has done so: who changes something
+/// meanwhile has to wait as well, and for a drop that begins after the change.
+///
+/// Times are those of the whole table: a drop may be done when its id was forgotten and is told
+/// anew.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    last: u64,
+    dropped: u64,
+}
+
+impl Told {
+    fn tell(&mut self, time: &mut u64) {
+        *time += 1;
+        self.last = *time;
+    }
+
+    /// Returns up to when something is to be dropped, if there is anything.
+    fn to_drop(self) -> Option<u64> {
+        (self.last > self.dropped).then_some(self.last)
+    }
+
+    fn dropped(&mut self, up_to: u64) {
+        self.dropped = self.dropped.max(up_to);
+    }
 }
 
 /// A node that was hidden at least once.
@@ -60,8 +91,8 @@ pub(crate) struct Known {
     pub(crate) inode: Arc<Inode>,
     pub(crate) pages: Arc<Pages>,
     lookups: u64,
-    /// Whether attributes were told that the kernel may still have.
-    attr_told: bool,
+    /// The attributes that were told.
+    attr: Told,
 }
 
 /// What a severing has ended.
@@ -84,7 +115,7 @@ impl Known {
             inode: Arc::new(inode),
             pages: Arc::new(Pages::new(id)),
             lookups: 0,
-            attr_told: false,
+            attr: Told::default(),
         }
     }
 }
@@ -98,7 +129,8 @@ impl Nodes {
                 hidden: HashMap::new(),
                 shown: HashSet::new(),
                 unused: Vec::new(),
-                names_told: false,
+                names: Told::default(),
+                time: 0,
             }),
         }
     }
@@ -120,15 +152,18 @@ impl Nodes {
     /// has to be told. Of an id that has ended, nobody will tell it.
     pub(crate) fn find_to_tell(&self, id: u64) -> Option<(Arc<Inode>, bool)> {
         let mut table = self.lock();
-        let known = table.by_id.get_mut(&id)?;
-        known.attr_told = true;
+        let Table { by_id, time, .. } = &mut *table;
+        let known = by_id.get_mut(&id)?;
+        known.attr.tell(time);
         Some((Arc::clone(&known.inode), !known.pages.have_ended()))
     }
 
     /// Notes that names are about to be told, before they are looked up: whoever changes them
     /// afterwards knows that the kernel has to be told.
     pub(crate) fn about_to_tell_names(&self) {
-        self.lock().names_told = true;
+        let mut table = self.lock();
+        let Table { names, time, .. } = &mut *table;
+        names.tell(time);
     }
 
     /// Notes that the names of nodes are told.
@@ -142,7 +177,8 @@ impl Nodes {
         let mut table = self.lock();
         let id = table.id_of(inode.ino());
         table.shown.insert(inode.ino());
-        let known = table.by_id.entry(id).or_insert_with(|| {
+        let Table { by_id, time, .. } = &mut *table;
+        let known = by_id.entry(id).or_insert_with(|| {
             let known = Known::new(id, inode.clone());
             // Looked up in time, but severed since: nobody will tell of its end again.
             if inode.is_removed() {
@@ -151,7 +187,7 @@ impl Nodes {
             known
         });
         known.lookups += 1;
-        known.attr_told = true;
+        known.attr.tell(time);
         (id, !known.pages.have_ended())
     }
 
@@ -203,12 +239,19 @@ impl Nodes {
         }
     }
 
-    /// Returns the id of a node whose attributes the kernel may have, once.
-    pub(crate) fn take_attr_told(&self, ino: u64) -> Option<u64> {
-        let mut table = self.lock();
+    /// Returns the id of a node whose attributes the kernel may have, and up to when they are to
+    /// be dropped.
+    pub(crate) fn attr_to_drop(&self, ino: u64) -> Option<(u64, u64)> {
+        let table = self.lock();
         let id = table.id_of(ino);
-        let known = table.by_id.get_mut(&id)?;
-        std::mem::take(&mut known.attr_told).then_some(id)
+        Some((id, table.by_id.get(&id)?.attr.to_drop()?))
+    }
+
+    /// Notes that the kernel has dropped the attributes of an id.
+    pub(crate) fn attr_dropped(&self, id: u64, up_to: u64) {
+        if let Some(known) = self.lock().by_id.get_mut(&id) {
+            known.attr.dropped(up_to);
+        }
     }
 
     /// Tells whether the kernel knows an id, or is about to, that has not ended.
@@ -241,9 +284,14 @@ impl Nodes {
         std::mem::take(&mut self.lock().unused)
     }
 
-    /// Tells whether the kernel may have names, once.
-    pub(crate) fn take_names_told(&self) -> bool {
-        std::mem::take(&mut self.lock().names_told)
+    /// Tells whether the kernel may have names, and up to when they are to be dropped.
+    pub(crate) fn names_to_drop(&self) -> Option<u64> {
+        self.lock().names.to_drop()
+    }
+
+    /// Notes that the kernel has dropped all names.
+    pub(crate) fn names_dropped(&self, up_to: u64) {
+        self.lock().names.dropped(up_to);
     }
 
     /// Returns how many nodes the kernel knows besides the root, and by how many lookups.

@@ -398,3 +398,47 @@ fn what_is_mounted_inside_stays_where_names_are_not_cached() {
     assert_eq!(fs::read(mount.at("new/file")).unwrap(), b"kept");
     unmount(mount.at("new"), UnmountFlags::empty()).unwrap();
 }
+
+#[test]
+fn names_are_gone_though_others_are_removed_at_the_same_time() {
+    let tree = Tree::new();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    std::thread::scope(|scope| {
+        for name in ["a", "b", "c"] {
+            let (root, path) = (tree.root(), mount.at(name));
+            scope.spawn(move || {
+                for round in 0..10 * ROUNDS {
+                    let file = root.add_file(name, Mode::RW, Knob::default()).unwrap();
+                    assert!(is_there(&path), "round {round}");
+                    let _ = file.remove().unwrap();
+                    assert!(!is_there(&path), "round {round}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn attributes_are_fresh_though_others_change_them_at_the_same_time() {
+    let tree = Tree::new();
+    let file = tree.root().add_file("file", Mode::RW, Knob::default()).unwrap();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    let (file, path) = (&file, mount.at("file"));
+    let path = &path;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for uid in 0..10 * ROUNDS {
+                file.set_attr(&SetAttr { uid: Some(uid), ..SetAttr::default() });
+                assert_eq!(fs::metadata(path).unwrap().uid(), uid);
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for gid in 0..10 * ROUNDS {
+                    file.set_attr(&SetAttr { gid: Some(gid), ..SetAttr::default() });
+                    let _ = fs::metadata(path).unwrap();
+                }
+            });
+        }
+    });
+}
