@@ -262,27 +262,26 @@ impl Core {
     pub(crate) fn remove(self: &Arc<Self>, id: Id, what: Removed) -> Result<Draining, Errno> {
         self.settle();
         let turn = self.turn()?;
-        let tree = self.tree()?;
         let mut news = News::default();
-        let (above, gone) = {
+        let gone = {
             let mut rules = self.rules();
             let node = rules.get(id).ok_or(Errno::ENODEV)?;
-            let parent = node.info.parent.as_ref().ok_or(Errno::EBUSY)?.id;
+            if node.info.parent.is_none() {
+                return Err(Errno::EBUSY);
+            }
             let is_in_use = node.is_populated() || !node.children.is_empty();
             if what == Removed::Empty && is_in_use {
                 return Err(Errno::EBUSY);
             }
-            let above = rules.get(parent).and_then(|parent| parent.dir.clone());
             for process in rules.processes_below(id) {
                 rules.leave(process.pid(), &mut news);
             }
             let mut all = rules.subtree(id);
             all.reverse();
-            (above, all.into_iter().filter_map(|id| rules.remove(id)).collect::<Vec<_>>())
+            all.into_iter().filter_map(|id| rules.remove(id)).collect::<Vec<_>>()
         };
-        let top = gone.last().ok_or(Errno::ENODEV)?;
-        let into = above.as_deref().unwrap_or(tree.root());
-        let draining = into.sever_child(&*top.info.name)?;
+        let top = gone.last().and_then(|node| node.dir.as_ref()).ok_or(Errno::ENODEV)?;
+        let draining = top.sever_shared();
         for node in &gone {
             end_shares(&node.info);
             let group = Group::new(self, &node.info);
