@@ -33,7 +33,8 @@ pub enum Processes {
     Track,
     /// They do: members are stopped by SIGSTOP, go on by SIGCONT, and are killed by SIGKILL.
     ///
-    /// The process that serves the hierarchy is spared.
+    /// Unlike a frozen one, a stopped process is seen as such by its parent, and anybody can let it
+    /// go on. The process that serves the hierarchy is spared.
     Act,
 }
 
@@ -106,8 +107,12 @@ impl Core {
     }
 
     /// Lets go of everything, so that nothing here refers to itself any more.
+    ///
+    /// Without a root, whatever comes after it finds its group gone.
     pub(crate) fn end(&self) {
         let mut news = News::default();
+        // A waker or observer that drops the hierarchy has the turn.
+        let turn = self.turn();
         let groups = {
             let mut rules = self.rules();
             let root = rules.root;
@@ -118,6 +123,7 @@ impl Core {
             all.reverse();
             all.into_iter().filter_map(|id| rules.remove(id)).collect::<Vec<_>>()
         };
+        drop(turn);
         self.tell(news);
         drop(groups);
         let observers = std::mem::take(&mut *crate::lock(&self.observers));

@@ -701,3 +701,24 @@ fn what_is_offered_is_up_to_the_owner() {
     assert_eq!(hierarchy.root().enable(Controllers::MEMORY), Err(Errno::ENOENT));
     assert_eq!(hierarchy.root().controllers(), Controllers::PIDS);
 }
+
+#[test]
+fn a_hierarchy_can_go_while_groups_are_made() {
+    for _ in 0..20 {
+        let hierarchy = Hierarchy::new().unwrap();
+        let root = hierarchy.root();
+        let maker = std::thread::spawn(move || {
+            for number in 0.. {
+                if let Err(errno) = root.make_child(number.to_string()) {
+                    return (errno, root);
+                }
+            }
+            unreachable!("there are not so many numbers")
+        });
+        let _ = hierarchy.root().make_child("own");
+        drop(hierarchy);
+        let (errno, root) = maker.join().unwrap();
+        assert_eq!(errno, Errno::ENODEV);
+        assert!(root.children().is_empty() && root.is_removed());
+    }
+}

@@ -1,4 +1,4 @@
-//! Races, by threads that do everything at once for a while: 2 s, or `KERNFS_STORM_SECONDS`.
+//! Races, by threads that do everything at once for a while: 2 s, or `STORM_SECONDS`.
 
 mod support;
 
@@ -25,7 +25,7 @@ struct Storm {
 
 impl Storm {
     fn new() -> Self {
-        let seconds = std::env::var("KERNFS_STORM_SECONDS").ok();
+        let seconds = std::env::var("STORM_SECONDS").ok();
         let seconds = seconds.map_or(2, |text| text.parse().expect("a number of seconds"));
         let end = Instant::now() + Duration::from_secs(seconds);
         Self { end, rounds: AtomicUsize::new(0), has_failed: AtomicBool::new(false) }
@@ -381,4 +381,23 @@ impl Drop for Mounted {
         drop(self.mount.take());
         let _ = std::fs::remove_dir(&self.dir);
     }
+}
+
+#[test]
+fn of_two_that_make_the_same_group_one_does() {
+    let fixture = Fixture::new();
+    let root = fixture.hierarchy.root();
+    let storm = Storm::new();
+    while storm.goes_on() {
+        let made = [(); 2].map(|()| root.clone()).map(|root| {
+            thread::spawn(move || only(root.make_child("a").map(drop), &[Errno::EEXIST]).is_some())
+        });
+        let made = made.map(|made| made.join().unwrap());
+        assert!(made[0] != made[1], "one group of that name");
+        assert_eq!(root.children().len(), 1);
+        fixture.group("a").sever().unwrap().wait().unwrap();
+        assert!(!fixture.is_there("/a"));
+        storm.rounds.fetch_add(1, SeqCst);
+    }
+    at_rest(&fixture);
 }
