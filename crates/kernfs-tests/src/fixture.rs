@@ -13,7 +13,8 @@ use kernfs::{
 };
 use kernfs_psi::{Engine, PressureFile, Task, VirtualClock, WriteManners, pressure_file};
 
-use crate::subject::{Attribute, Device, Sys, errno};
+use crate::group_tree::GroupTree;
+use crate::subject::{Attribute, Device, Needs, Sys, errno};
 
 /// What there are pressure files of.
 const RESOURCES: [kernfs_psi::Resource; 3] =
@@ -57,54 +58,12 @@ impl Groups {
     }
 
     /// The directory of the pressure files of the whole system.
-    pub(crate) const SYSTEM: &str = "system";
+    const SYSTEM: &str = "system";
 
-    /// Lets members of the group at a path of the tree contend for a processor, or no longer.
-    pub(crate) fn load(&self, path: &str, is_loaded: bool) -> Sys<()> {
-        let ino = self.client().lookup(path).map_err(Errno::raw)?.ino();
-        let group = self.find(ino).ok_or(errno::ENOENT)?;
-        let mut load = group.load.lock().unwrap();
-        load.clear();
-        if is_loaded {
-            load.push(group.account.work());
-            load.extend((0..3).map(|_| group.account.stall(kernfs_psi::Resource::Cpu)));
-        }
-        Ok(())
-    }
-
-    /// Lets time pass, and triggers fire in it.
-    pub(crate) fn pass(&self, time: Duration) {
-        self.clock.run(&self.engine, time);
-    }
-
-    pub(crate) fn time(&self) -> Duration {
-        self.clock.monotonic()
-    }
-
-    /// Counts the triggers that are set on all groups there ever were.
-    pub(crate) fn triggers(&self) -> usize {
-        let below: usize =
-            self.accounts.lock().unwrap().iter().map(kernfs_psi::Group::triggers).sum();
-        self.engine.root().triggers() + below
-    }
-
-    pub(crate) fn tree(&self) -> &Tree {
-        self.tree.get().expect("set at once")
-    }
-
-    pub(crate) fn client(&self) -> &Client {
-        self.client.get().expect("set at once")
-    }
-
-    /// Puts a member into the group at a path of the tree, or takes it out.
-    pub(crate) fn populate(&self, path: &str, is_populated: bool) -> Sys<()> {
-        let ino = self.client().lookup(path).map_err(Errno::raw)?.ino();
-        let group = self.find(ino).ok_or(errno::ENOENT)?;
-        group.is_populated.store(is_populated, SeqCst);
-        if let Some(events) = group.events.get() {
-            events.notify();
-        }
-        Ok(())
+    fn of(&self, path: &str) -> Sys<Arc<Group>> {
+        let client = self.client.get().ok_or(errno::ENODEV)?;
+        let ino = client.lookup(path).map_err(Errno::raw)?.ino();
+        self.find(ino).ok_or(errno::ENOENT)
     }
 
     fn find(&self, ino: u64) -> Option<Arc<Group>> {
@@ -167,6 +126,58 @@ impl Groups {
         let stalls = std::mem::take(&mut *group.stalls.lock().unwrap());
         drop(stalls);
         Ok(draining)
+    }
+}
+
+impl GroupTree for Arc<Groups> {
+    fn name(&self) -> &'static str {
+        "kernfs"
+    }
+
+    fn tree(&self) -> &Tree {
+        self.tree.get().expect("set at once")
+    }
+
+    fn can(&self) -> Needs {
+        Needs::SYSTEM_PRESSURE
+    }
+
+    fn populate(&self, path: &str, is_populated: bool) -> Sys<()> {
+        let group = self.of(path)?;
+        group.is_populated.store(is_populated, SeqCst);
+        if let Some(events) = group.events.get() {
+            events.notify();
+        }
+        Ok(())
+    }
+
+    fn load(&self, path: &str, is_loaded: bool) -> Sys<()> {
+        let group = self.of(path)?;
+        let mut load = group.load.lock().unwrap();
+        load.clear();
+        if is_loaded {
+            load.push(group.account.work());
+            load.extend((0..3).map(|_| group.account.stall(kernfs_psi::Resource::Cpu)));
+        }
+        Ok(())
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.run(&self.engine, time);
+    }
+
+    fn time(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn triggers(&self) -> usize {
+        let below: usize =
+            self.accounts.lock().unwrap().iter().map(kernfs_psi::Group::triggers).sum();
+        self.engine.root().triggers() + below
+    }
+
+    fn system(&self) -> Sys<&'static str> {
+        Ok(Groups::SYSTEM)
     }
 }
 

@@ -1,17 +1,21 @@
-//! The library in this process as a subject: a tree of control groups and one of devices, and just
+//! The library in this process as a subject: a tree of groups and one of devices, and just
 //! enough of a VFS to turn system calls into calls of clients.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use kernfs::{
     Caller, Capability, Client, Errno, Events, Inode, Mapping, Mode, OpenDir, OpenFile, OpenFlags,
-    SetAttr, Timestamp, XattrFlags,
+    SetAttr, Timestamp, Waiter, XattrFlags,
 };
 
+use crate::cgroups::Cgroups;
 use crate::fixture::{Devices, Groups};
+use crate::group_tree::{self, GroupTree};
 use crate::subject::{
     Attribute, Device, Dirent, Fd, How, Kind, Map, Needs, Owner, Stat, Subject, Sys, errno, flags,
     whence,
@@ -22,8 +26,9 @@ const CLIENT: Caller = Caller::OWNER.with_capable(|_, asked| asked != Capability
 
 /// The in-process subject.
 pub struct InProcess {
-    groups: Arc<Groups>,
-    devices: Devices,
+    groups: Box<dyn GroupTree>,
+    client: Client,
+    devices: Option<Devices>,
     /// What an inode lock does in a VFS: changes of names come one at a time.
     names: Mutex<()>,
     fds: Mutex<HashMap<i32, Handle>>,
@@ -38,11 +43,27 @@ enum Handle {
 }
 
 impl InProcess {
-    /// Makes both trees.
+    /// Makes a tree of groups and one of devices, with drivers of the tests' own.
     pub fn new() -> Self {
+        Self::with(Groups::new(), Some(Devices::new("/sys")))
+    }
+
+    /// Makes the hierarchy of `kernfs-cgroup`.
+    ///
+    /// # Errors
+    ///
+    /// Tells why that is not possible here.
+    pub fn cgroups() -> Result<Self, String> {
+        let groups =
+            Cgroups::new().map_err(|errno| format!("no hierarchy can be made: {errno}"))?;
+        Ok(Self::with(groups, None))
+    }
+
+    fn with(groups: impl GroupTree + 'static, devices: Option<Devices>) -> Self {
         Self {
-            groups: Groups::new(),
-            devices: Devices::new("/sys"),
+            client: groups.tree().client(CLIENT),
+            groups: Box::new(groups),
+            devices,
             names: Mutex::new(()),
             fds: Mutex::default(),
             maps: Mutex::default(),
@@ -50,12 +71,16 @@ impl InProcess {
         }
     }
 
+    fn devices(&self) -> Sys<&Devices> {
+        self.devices.as_ref().ok_or(errno::ENOSYS)
+    }
+
     /// Splits a path into the view of its tree and the path there.
     fn route<'a>(&self, path: &'a str) -> Sys<(&Client, &'a str)> {
         if let Some(rest) = path.strip_prefix("/cgroup") {
-            Ok((self.groups.client(), rest))
+            Ok((&self.client, rest))
         } else if let Some(rest) = path.strip_prefix("/sys") {
-            Ok((self.devices.client(), rest))
+            Ok((self.devices()?.client(), rest))
         } else {
             Err(errno::ENOENT)
         }
@@ -125,7 +150,7 @@ fn raw<T>(result: Result<T, Errno>) -> Sys<T> {
 
 impl Owner for InProcess {
     fn name(&self) -> String {
-        "kernfs in process".into()
+        format!("{} in process", self.groups.name())
     }
 
     fn kind(&self) -> Kind {
@@ -133,18 +158,13 @@ impl Owner for InProcess {
     }
 
     fn can(&self) -> Needs {
-        Needs::CGROUPS
-            | Needs::MEMBERS
-            | Needs::PRESSURE_FILES
-            | Needs::DEVICES
+        let with_devices = Needs::DEVICES
             | Needs::NAMESPACES
             | Needs::MAPPED_FILE
-            | Needs::HANDLES
             | Needs::LIBRARY
-            | Needs::FILES
-            | Needs::ATTRIBUTES
-            | Needs::LOAD
-            | Needs::SYSTEM_PRESSURE
+            | Needs::ATTRIBUTES;
+        let devices = self.devices.as_ref().map_or(Needs::empty(), |_| with_devices);
+        group_tree::NEEDS | Needs::FILES | self.groups.can() | devices
     }
 
     fn cgroup(&self) -> Sys<String> {
@@ -174,35 +194,47 @@ impl Owner for InProcess {
     }
 
     fn system(&self) -> Sys<String> {
-        Ok(format!("/cgroup/{}", Groups::SYSTEM))
+        Ok(format!("/cgroup/{}", self.groups.system()?))
     }
 
     fn device(&self) -> Sys<Device> {
-        self.devices.register()
+        self.devices()?.register()
     }
 
     fn set_value(&self, device: &Device, value: &str) -> Sys<()> {
-        self.devices.set_value(device, value)
+        self.devices()?.set_value(device, value)
     }
 
     fn unregister(&self, device: &Device) -> Sys<()> {
-        self.devices.unregister(device)
+        self.devices()?.unregister(device)
     }
 
     fn rename_device(&self, device: &Device, name: &str) -> Sys<Device> {
-        self.devices.rename(device, name)
+        self.devices()?.rename(device, name)
     }
 
     fn move_device(&self, device: &Device, is_away: bool) -> Sys<()> {
-        self.devices.set_away(device, is_away)
+        self.devices()?.set_away(device, is_away)
     }
 
     fn attribute(&self) -> Sys<Attribute> {
-        self.devices.attribute()
+        match &self.devices {
+            Some(devices) => devices.attribute(),
+            None => {
+                let Attribute { path } = self.groups.attribute()?;
+                Ok(Attribute { path: format!("/cgroup{path}") })
+            }
+        }
     }
 
     fn set_present(&self, attribute: &Attribute, is_present: bool) -> Sys<()> {
-        self.devices.set_present(attribute, is_present)
+        match &self.devices {
+            Some(devices) => devices.set_present(attribute, is_present),
+            None => {
+                let path = self.route(&attribute.path)?.1.to_owned();
+                self.groups.set_present(&Attribute { path }, is_present)
+            }
+        }
     }
 }
 
@@ -379,7 +411,7 @@ impl Subject for InProcess {
     fn wait(&self, fd: Fd, events: u32, how: How, timeout: Duration) -> Sys<u32> {
         // select has no mask: what it reports is what was asked for.
         let interest = Events::from_bits_retain(events);
-        let events = self.file(fd)?.0.wait_timeout(interest, timeout);
+        let events = wait(&self.file(fd)?.0, interest, timeout);
         Ok(if how == How::Select { events & interest } else { events }.bits())
     }
 
@@ -408,8 +440,28 @@ impl Subject for InProcess {
     }
 
     fn open_by_handle(&self, handle: u64, flags: i32) -> Sys<Fd> {
-        let inode = raw(self.groups.client().by_id(handle))?;
+        let inode = raw(self.client.by_id(handle))?;
         self.open_inode(&inode, flags)
+    }
+}
+
+/// Waits as a system call does, by the time that everybody has: that of the tree may stand.
+fn wait(file: &OpenFile, interest: Events, timeout: Duration) -> Events {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let (mut cx, mut waiter) = (Context::from_waker(&waker), Waiter::new());
+    let start = Instant::now();
+    loop {
+        match file.poll_ready(&mut cx, &mut waiter, interest) {
+            Poll::Ready(events) => return events,
+            Poll::Pending if start.elapsed() >= timeout => return Events::empty(),
+            Poll::Pending => thread::park_timeout(timeout.saturating_sub(start.elapsed())),
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! of the property tests.
 //!
 //! A subject is anything that can be asked by system calls: the library in process
-//! ([`InProcess`]), a mount of it ([`Mounted`]), or the kernel's own [`Cgroup2`] and [`Sysfs`].
+//! ([`InProcess`]), a mount of it ([`Mounted`]), both of them with drivers of the tests' own or with
+//! the hierarchy of `kernfs-cgroup`, or the kernel's own [`Cgroup2`] and [`Sysfs`].
 //! [`run`] puts the cases to a subject and returns a [`Report`]; a [`Matrix`] has all subjects
 //! beside each other.
 //!
@@ -18,6 +19,12 @@ mod subject;
 mod cases;
 
 mod fixture;
+
+mod cgroups;
+
+mod group_tree;
+
+mod member;
 
 mod in_process;
 

@@ -22,7 +22,7 @@ struct Column {
 }
 
 impl Matrix {
-    /// Puts the cases that `filter` accepts to all four subjects, one after the other.
+    /// Puts the cases that `filter` accepts to all subjects, one after the other.
     ///
     /// A subject that is not to be had here skips all of them, with the reason.
     pub fn run(filter: impl Fn(&Case) -> bool) -> Self {
@@ -41,6 +41,8 @@ impl Matrix {
         let columns = vec![
             column("in process", Ok(Box::new(InProcess::new()))),
             column("mount", Mounted::subject().map(|subject| Box::new(subject) as _)),
+            column("groups", InProcess::cgroups().map(|subject| Box::new(subject) as _)),
+            column("groups mt", Mounted::cgroups().map(|subject| Box::new(subject) as _)),
             column("cgroup2", Cgroup2::subject().map(|subject| Box::new(subject) as _)),
             column("sysfs", Sysfs::subject().map(|subject| Box::new(subject) as _)),
         ];

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::{errno, mounted};
+use crate::member::Member;
 use crate::subject::{Attribute, Kind, Needs, Owner, Sys};
 use crate::syscalls::{ABILITIES, Syscalls};
 
@@ -105,10 +105,10 @@ impl Owner for Cgroup2 {
         let mut members = self.members.lock().unwrap();
         if is_populated {
             let member = Member::new()?;
-            write(&Path::new(dir).join("cgroup.procs"), &member.0.id().to_string())?;
+            write(&Path::new(dir).join("cgroup.procs"), &member.id().to_string())?;
             members.insert(dir.into(), member);
         } else if let Some(member) = members.remove(dir) {
-            write(&self.home.join("cgroup.procs"), &member.0.id().to_string())?;
+            write(&self.home.join("cgroup.procs"), &member.id().to_string())?;
         }
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Owner for Cgroup2 {
         if is_loaded {
             let spinners = [Member::spinning()?, Member::spinning()?];
             for spinner in &spinners {
-                write(&Path::new(dir).join("cgroup.procs"), &spinner.0.id().to_string())?;
+                write(&Path::new(dir).join("cgroup.procs"), &spinner.id().to_string())?;
             }
             self.loads.lock().unwrap().insert(dir.into(), spinners);
         }
@@ -242,39 +242,4 @@ fn has_other_runs(home: &Path, base: &Path) -> bool {
     paths.any(|path| {
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
     })
-}
-
-/// A process that only waits; it ends when this one does, for its input ends then.
-#[derive(Debug)]
-struct Member(Child);
-
-impl Member {
-    fn new() -> Sys<Self> {
-        let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-        child.map(Self).map_err(|error| errno(&error))
-    }
-
-    /// One that keeps a processor busy, the same for all of them, as long as this process lives.
-    fn spinning() -> Sys<Self> {
-        const LOOP: &str = "while kill -0 $PPID; do \
-            i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; done 2>/dev/null";
-        let child = Command::new("sh").args(["-c", LOOP]).stdin(Stdio::null()).spawn();
-        let spinner = child.map(Self).map_err(|error| errno(&error))?;
-        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-        let pid = rustix::process::Pid::from_child(&spinner.0);
-        let pinned = sched_getaffinity(None).and_then(|allowed| {
-            let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu));
-            let mut one = CpuSet::new();
-            one.set(first.ok_or(rustix::io::Errno::INVAL)?);
-            sched_setaffinity(Some(pid), &one)
-        });
-        pinned.map(|()| spinner).map_err(rustix::io::Errno::raw_os_error)
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

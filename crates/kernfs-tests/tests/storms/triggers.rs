@@ -17,20 +17,36 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn triggers_in_process() {
-    let subject = InProcess::new();
-    storm("triggers, in process", threads(&subject, &top(&subject)));
-    settle(&subject);
+    blow("triggers, in process", &InProcess::new());
+}
+
+#[test]
+fn triggers_of_cgroups_in_process() {
+    match InProcess::cgroups() {
+        Ok(subject) => blow("triggers, cgroups in process", &subject),
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
 }
 
 #[test]
 fn triggers_through_a_mount() {
     match Mounted::subject() {
-        Ok(subject) => {
-            storm("triggers, mounted", threads(&subject, &top(&subject)));
-            settle(&subject);
-        }
+        Ok(subject) => blow("triggers, mounted", &subject),
         Err(reason) => eprintln!("skipped: {reason}"),
     }
+}
+
+#[test]
+fn triggers_of_cgroups_through_a_mount() {
+    match Mounted::cgroups() {
+        Ok(subject) => blow("triggers, cgroups mounted", &subject),
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
+}
+
+fn blow(name: &'static str, subject: &dyn Subject) {
+    storm(name, threads(subject, &top(subject)));
+    settle(subject);
 }
 
 fn top(subject: &dyn Subject) -> String {
