@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kernfs::{Clock, Errno, SystemClock, Timestamp, Tree};
+use kernfs::{Caller, Clock, Errno, OpenFlags, SystemClock, Timestamp, Tree};
 use kernfs_cgroup::{Controllers, Group, Hierarchy, Observer};
 use kernfs_psi::{Resource, Task, VirtualClock};
 
@@ -101,13 +101,13 @@ impl GroupTree for Cgroups {
     }
 
     fn set_present(&self, attribute: &Attribute, is_present: bool) -> Sys<()> {
-        let path = attribute.path.strip_suffix("/child/memory.events").ok_or(errno::EINVAL)?;
-        let group = self.group(path)?;
-        let set = match is_present {
-            true => group.enable(Controllers::MEMORY),
-            false => group.disable(Controllers::MEMORY),
-        };
-        set.map_err(Errno::raw)
+        let group = attribute.path.strip_suffix("/child/memory.events").ok_or(errno::EINVAL)?;
+        // As clients do it, for that is answered when the files are at rest.
+        let client = self.tree().client(Caller::OWNER);
+        let control = format!("{group}/cgroup.subtree_control");
+        let control = client.open(control, OpenFlags::WRITE).map_err(Errno::raw)?;
+        let switch = if is_present { b"+memory" } else { b"-memory" };
+        control.write(switch).map(drop).map_err(Errno::raw)
     }
 }
 
