@@ -207,7 +207,7 @@ fn a_shell_that_tells_of_a_crash_is_understood() {
     let script = "cat {}/device/value >/dev/null 2>&1; ec=$?; [ -d {}/device ] || [ $ec = 0 ] || \
                   kill -SEGV $$; :";
     let args = ["--sever", "device", "--json", "-", "--from", tree.path().to_str().unwrap(), "--"];
-    let inner = format!("sh -c '{script}'; exit $?");
+    let inner = format!("ulimit -c 0; sh -c '{script}'; exit $?");
     let Some((json, status)) = json_of(hunt([&args[..], &["sh", "-c", &inner]].concat())) else {
         return;
     };
@@ -215,7 +215,7 @@ fn a_shell_that_tells_of_a_crash_is_understood() {
     assert_eq!((status, json["parts"][0]["without"].as_str().unwrap()), (0, "exited with 139"));
     let args = [&args[..args.len() - 1], &["--action", "enodev-once", "--on", "read", "--"]];
     let script = "cat {}/device/value >/dev/null 2>&1 || [ ! -d {}/device ] || kill -SEGV $$; :";
-    let inner = format!("sh -c '{script}'; exit $?");
+    let inner = format!("ulimit -c 0; sh -c '{script}'; exit $?");
     let args = [&args.concat()[..], &["sh", "-c", &inner]].concat();
     let Some((json, status)) = json_of(hunt(args)) else { return };
     assert_eq!(status, 1);
@@ -419,7 +419,10 @@ fn what_cannot_be_is_refused_in_one_line() {
     refused(&[&["--sever", "device"], &torn[..], &["--", "ls", "{}"]].concat(), "only reads");
     let hangs = ["--sever", "device", "--timeout", "0.2", "--", "sh", "-c", "sleep 60; : {}"];
     refused(&hangs, "did not end in 0.2 s");
-    refused(&["--sever", "device", "--", "sh", "-c", "kill -SEGV $$; : {}"], "killed by SIGSEGV");
+    refused(
+        &["--sever", "device", "--", "sh", "-c", "ulimit -c 0; kill -SEGV $$; : {}"],
+        "killed by SIGSEGV",
+    );
 }
 
 #[test]
@@ -448,6 +451,22 @@ fn help_explains_with_examples() {
         assert!(text.contains(part), "{text}");
     }
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn a_command_that_cannot_do_without_the_part_is_told_of() {
+    let tree = tree();
+    let from = ["--from", tree.path().to_str().unwrap(), "--sever", "device", "--only", "1"];
+    let script = "ulimit -c 0; test -d {}/device || kill -ABRT $$";
+    let output = hunt([&from[..], &["--", "sh", "-c", script]].concat());
+    if !can_mount() {
+        eprintln!("skipped: /dev/fuse cannot be used");
+        return;
+    }
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let line = "  Without it from the start, the command was killed by SIGABRT (6)";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]

@@ -94,6 +94,9 @@ Examples:
   kernfs hunt --tree pc.tar.zst --sever 'devices/system/cpu/cpu[0-3]' \\
     --jobs 4 -- lscpu --sysroot {}
   kernfs hunt --tree pc.tar.zst --sever '*' --over /sys -- numactl --hardware
+  kernfs hunt --from /sys --sever class/net/lo -- timeout 3 my-monitor {}
+  The command has to end by itself; timeout(1) ends one that does not, and
+  dies of the signals that its child dies of.
 
 Operations:
   An operation is what the kernel asks the mount for on behalf of the command:

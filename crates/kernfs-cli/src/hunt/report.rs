@@ -71,6 +71,8 @@ struct PartReport {
     diverged: usize,
     /// How the run without the part ended.
     without: String,
+    #[serde(skip)]
+    without_is_bad: bool,
     groups: Vec<Group>,
     findings: Vec<Line>,
 }
@@ -238,6 +240,7 @@ impl PartReport {
             runs: hunted.findings.len(),
             diverged: hunted.findings.iter().filter(|it| it.diverged.is_some()).count(),
             without: hunted.without.outcome.to_string(),
+            without_is_bad: !matches!(hunted.without.outcome, Outcome::Exit(_)),
             groups: groups.into_iter().map(group).collect(),
             findings: hunted.findings.iter().map(Line::new).collect(),
         }
@@ -256,6 +259,9 @@ impl PartReport {
                 runs => format!("at {runs} of {} operations", self.operations),
             }
         );
+        if self.without_is_bad {
+            let _ = writeln!(out, "  Without it from the start, the command {}.", self.without);
+        }
         for group in &self.groups {
             group.write_to(out, report.shows_output, width);
         }
