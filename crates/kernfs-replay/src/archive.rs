@@ -236,8 +236,12 @@ impl From<Refused> for Wrong {
 }
 
 impl From<io::Error> for Wrong {
+    /// Takes what a library says, which may quote what is in the archive.
     fn from(error: io::Error) -> Self {
-        Self::new(error.to_string())
+        let is_plain = |c: char| c == ' ' || c.is_ascii_graphic();
+        let escape =
+            |c: char| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() };
+        Self::new(error.to_string().chars().map(escape).collect::<String>())
     }
 }
 

@@ -121,17 +121,17 @@ impl Manifest {
             let line = head.next().unwrap_or_default();
             let value = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(' '));
             value.ok_or_else(|| {
-                let line = line.escape_debug();
+                let line = line.escape_default();
                 Wrong::new(format!("it says '{line}'; expected '{name} ...'"))
             })
         };
         let version = field(NAME)?;
         if version != VERSION.to_string() {
-            let version = version.escape_debug();
+            let version = version.escape_default();
             return Err(Wrong::new(format!("its version is {version}; expected {VERSION}")));
         }
         let number = |text: &str| {
-            let wrong = || Wrong::new(format!("'{}' is no number", text.escape_debug()));
+            let wrong = || Wrong::new(format!("'{}' is no number", text.escape_default()));
             text.parse::<u64>().map_err(|_| wrong())
         };
         let nodes = usize::try_from(number(field("nodes")?)?).unwrap_or(usize::MAX);
@@ -174,7 +174,7 @@ fn apply_line(draft: &mut Draft, line: &str) -> Result<(), Wrong> {
     let mut fields = line.split(' ');
     let path = unescape(fields.next().unwrap_or_default())?;
     let wrong =
-        |field: &str| Wrong::new(format!("'{}' says nothing", field.escape_debug())).at(&path);
+        |field: &str| Wrong::new(format!("'{}' says nothing", field.escape_default())).at(&path);
     let mut size = None;
     let mut outcome = None;
     for field in fields {
@@ -226,7 +226,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, Wrong> {
     for part in parts {
         let byte = part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         let byte = byte.ok_or_else(|| {
-            Wrong::new(format!("'{}' is not escaped as a path is", text.escape_debug()))
+            Wrong::new(format!("'{}' is not escaped as a path is", text.escape_default()))
         })?;
         path.push(byte);
         path.extend_from_slice(&part.as_bytes()[2..]);
