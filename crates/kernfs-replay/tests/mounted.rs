@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use kernfs::{Errno, Manners, Mode, Tree};
+use kernfs::{Errno, FileOps, Manners, Mode, OpenOp, Ops, ReadOp, Tree};
 use kernfs_fuse::Mount;
 use kernfs_replay::{Content, Draft, Image, Recorder, ServeOptions, Served, Unplug};
 use proptest::collection::vec;
@@ -87,6 +89,53 @@ fn a_mount_inside_is_left_out() {
     assert_eq!(recording.image.len(), 2);
     let both = Recorder::new().record([outer.path(), &inner]).unwrap();
     assert_eq!((both.report.files, both.report.mounts), (1, 1));
+    mount.unmount().unwrap();
+}
+
+/// A driver that does not answer until it is let go, whether its caller may be kept waiting or not.
+struct Hanging(Mutex<Receiver<()>>);
+
+impl FileOps for Hanging {
+    type Open = ();
+    const OPS: Ops = Ops::READ;
+
+    fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn read(&self, (): &mut (), _: &mut ReadOp<'_>) -> Result<(), Errno> {
+        // Ends with an error when the other side is dropped.
+        let _ = self.0.lock().unwrap().recv();
+        Ok(())
+    }
+}
+
+#[test]
+fn files_that_hang_are_given_up_and_named() {
+    let dir = TempDir::new().unwrap();
+    let tree = Tree::builder().manners(Manners::Sysfs).build();
+    let mut lets_go = Vec::new();
+    for name in ["a", "c"] {
+        let (let_go, hangs) = mpsc::channel();
+        lets_go.push(let_go);
+        tree.root().add_file(name, Mode::RO, Hanging(Mutex::new(hangs))).unwrap().keep();
+    }
+    tree.root().add_file("b", Mode::RO, kernfs::show(|op| op.push(b"1\n"))).unwrap().keep();
+    let mount = match Mount::new(&tree, dir.path()) {
+        Ok(mount) => mount,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let recorder = Recorder::new().patience(Duration::from_millis(300));
+    let recording = recorder.record_root(dir.path()).unwrap();
+    let content = |name: &str| recording.image.find(name).unwrap().content().unwrap().clone();
+    assert_eq!(content("a"), Content::Blocks);
+    assert_eq!(content("c"), Content::Blocks);
+    assert!(recording.report.hung.contains(&fs::canonicalize(dir.path()).unwrap().join("a")));
+    // On a machine that has stopped for so long, the one in between is among them.
+    if recording.report.hung.len() == 2 {
+        assert_eq!(content("b").bytes(), b"1\n");
+    }
+    drop(lets_go);
     mount.unmount().unwrap();
 }
 
