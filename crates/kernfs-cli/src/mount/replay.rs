@@ -39,7 +39,7 @@ pub(crate) struct ReplayArgs {
     subdir: Option<PathBuf>,
 
     /// Do not let anybody pull the plug: rmdir and rm are not permitted, as in sysfs
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-unplug")]
     keep: bool,
 }
 
