@@ -29,10 +29,13 @@ mod wake;
 
 mod memory;
 
+mod replay;
+
 #[allow(unsafe_code, reason = "a global allocator that counts")]
 mod counting;
 
 pub use measure::Effort;
+pub use replay::{MOST_BYTES, bytes_of_a_served_file};
 
 use table::Row;
 
@@ -48,6 +51,7 @@ pub const SECTIONS: &[(&str, Measure)] = &[
     ("notify", wake::measure_notify),
     ("sever", wake::measure_sever),
     ("memory", memory::measure),
+    ("replay", replay::measure),
 ];
 
 #[cfg(test)]
