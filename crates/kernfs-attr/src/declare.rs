@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kernfs::{Errno, Mode, Notifier, Ops, ReadOp, WriteOp};
 
 use crate::attr::Attribute;
-use crate::place::AnyGroup;
+use crate::contents::AnyGroup;
 
 /// A group of files that belong to one object (`attribute_group`).
 ///

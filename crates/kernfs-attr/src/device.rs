@@ -52,9 +52,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernfs::{Dir, Errno, Mode, Rejected};
 
+use crate::contents::AnyGroup;
 use crate::declare::Attributes;
 use crate::exposed::{Exposed, Removal, Unfinished};
-use crate::place::AnyGroup;
 
 use node::{Node, State};
 use subsystem::{Core, Glue, Subsystem};

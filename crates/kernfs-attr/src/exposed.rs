@@ -11,8 +11,8 @@ use std::time::Duration;
 use kernfs::{Dir, Draining, Errno, Mode, NotDrained, Rejected, Stuck};
 
 use crate::attr::Attribute;
+use crate::contents::{AnyGroup, Contents};
 use crate::declare::{Attributes, Calls, Part, Whole};
-use crate::place::{AnyGroup, Contents};
 
 /// Adds attributes to directories.
 pub trait DirExt: sealed::Sealed {

@@ -74,6 +74,9 @@
 // In the order in which to read them.
 pub mod device;
 
+#[doc(hidden)]
+pub mod derive;
+
 mod exposed;
 
 mod place;
@@ -84,9 +87,11 @@ mod driver;
 
 mod declare;
 
-mod attr;
+mod contents;
 
 mod binary;
+
+mod attr;
 
 mod choice;
 
@@ -95,9 +100,6 @@ mod bitmap;
 mod value;
 
 mod number;
-
-#[doc(hidden)]
-pub mod derive;
 
 // So that the derive macros work here, too.
 extern crate self as kernfs_attr;
