@@ -46,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) over: Option<PathBuf>,
     /// The command, which is never empty; `{}` stands for the mounted hierarchy.
     pub(crate) command: Vec<OsString>,
+    /// Where its output goes.
+    pub(crate) output: Output,
     /// How the command comes to its end.
     pub(crate) end: End,
     /// How long it may take for that after the last step.
@@ -91,7 +93,7 @@ pub(crate) fn run(
     stage.enter("starting the command");
     let mut command = command_at(&mount, options);
     transcript.start();
-    let client = Client::start_heard(&mut command, Output::Captured, transcript.hear())?;
+    let client = Client::start_heard(&mut command, options.output, transcript.hear())?;
     let leash = client.leash();
     belongings.release_at_end(move || leash.kill());
     transcript.started(&client);

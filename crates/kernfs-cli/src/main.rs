@@ -13,7 +13,6 @@ mod hunt;
 
 mod drill;
 
-#[allow(dead_code, reason = "some of it is for what comes next")]
 mod client;
 
 mod wrong_usage;

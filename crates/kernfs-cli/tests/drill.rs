@@ -269,6 +269,31 @@ fn without_a_directory_it_makes_one_and_takes_it_away() {
 }
 
 #[test]
+fn raw_output_is_let_through_as_it_is() {
+    let Some(on) = place() else { return };
+    let output = drill("members-die", on.path(), &["--raw"], &["printf", "a\\033[1mb"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("a\x1b[1mb") && !text.contains("s  | "), "{text}");
+}
+
+#[test]
+fn what_is_killed_leaves_neither_members_nor_the_command_in_a_directory_of_its_own() {
+    let Some(dir) = place() else { return };
+    let (temporary, started) = (dir.path().join("tmp"), dir.path().join("started"));
+    fs::create_dir(&temporary).unwrap();
+    let script = format!("touch {}; sleep 1000; true", started.display());
+    let mut command = kernfs(&["drill", "members-die", "--", "sh", "-c", &script]);
+    let mut drill = command.env("TMPDIR", &temporary).spawn().unwrap();
+    eventually(|| started.exists());
+    assert!(is_mounted(&temporary));
+    kill_process(Pid::from_child(&drill), Signal::KILL).unwrap();
+    drill.wait().unwrap();
+    eventually(|| fs::read_dir(&temporary).unwrap().count() == 0);
+    eventually(|| processes_with(started.to_str().unwrap()).is_empty());
+}
+
+#[test]
 fn the_command_alone_sees_the_hierarchy_in_another_place() {
     let Some(dir) = place() else { return };
     let over = dir.path().to_str().unwrap();

@@ -17,6 +17,7 @@ use super::transcript::{Transcript, Volume};
 use super::{End, Options};
 use crate::FAILED;
 use crate::belongings::Belongings;
+use crate::client::Output;
 use crate::printable::printable;
 use crate::signals::Patience;
 use crate::wrong_usage::WrongUsage;
@@ -54,6 +55,10 @@ pub(crate) struct DrillArgs {
     /// Print a JSON object instead of lines, or write it to a file beside them
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     json: Option<Option<PathBuf>>,
+
+    /// Let what the command prints through as it is, instead of showing it line by line
+    #[arg(long)]
+    raw: bool,
 
     /// List the scenarios that come along
     #[arg(long, conflicts_with_all = ["scenario", "command"])]
@@ -124,7 +129,8 @@ JSON:
   steps       those that were played: step, at_micros, took_micros, group,
               does, held (files of the mount that were open before), error
               (or null); steps_in_all
-  stdout, stderr: the last 64 KiB of each; left: processes that do not end
+  stdout, stderr: the last 64 KiB of each, with --raw nothing; left: processes
+              that do not end
 
 Exit status:
   0    the command ended well: it exited with 0, or, with --stop, was there
@@ -144,7 +150,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 
 impl DrillArgs {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Self { scenario, mount, over, stop, grace, json, list, show, command } = self;
+        let Self { scenario, mount, over, stop, grace, json, raw, list, show, command } = self;
         if list {
             terminal::print(&shipped::list())?;
             return Ok(ExitCode::SUCCESS);
@@ -157,9 +163,10 @@ impl DrillArgs {
         let scenario = Scenario::parse(&name, &text)?;
         let grace = grace.or(scenario.grace).unwrap_or(GRACE);
         let end = if stop { End::Stopped } else { End::ByItself };
-        let options = Options { scenario, mount, over, command, end, grace };
+        let output = if raw { Output::Passed } else { Output::Captured };
+        let options = Options { scenario, mount, over, command, output, end, grace };
         let volume = if json == Some(None) { Volume::Silent } else { Volume::Lines };
-        let transcript = Transcript::new(volume);
+        let transcript = Transcript::new(volume, output);
         let report = rehearse(options, &transcript);
         transcript.clear();
         let report = report?;

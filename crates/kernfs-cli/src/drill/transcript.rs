@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::client::{Client, Hear};
+use crate::client::{Client, Hear, Output};
 use crate::drill::Options;
 use crate::drill::report::{Played, Report, seconds};
 use crate::drill::scenario::Step;
@@ -38,9 +38,9 @@ pub(crate) enum Volume {
 }
 
 impl Transcript {
-    /// Begins a transcript.
-    pub(crate) fn new(volume: Volume) -> Self {
-        let target = if stderr().is_terminal() {
+    /// Begins a transcript; what a command prints by itself is not to meet the progress.
+    pub(crate) fn new(volume: Volume, output: Output) -> Self {
+        let target = if stderr().is_terminal() && output == Output::Captured {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
