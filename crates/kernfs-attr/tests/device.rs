@@ -1,10 +1,12 @@
 //! Devices, classes and buses: where they are, what leads to them, and what is told of them.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
-use kernfs::{Caller, Client, Errno, Manners, Mode, OpenFlags, Tree};
+use kernfs::{
+    Ack, Caller, Change, Client, Errno, FrontEnd, Manners, Mode, NodeKind, OpenFlags, Severed, Tree,
+};
 use kernfs_attr::device::{
     Announcement, Device, DeviceBuilder, Environment, Sysfs, UeventAction, Uevents,
 };
@@ -324,6 +326,51 @@ fn class_attributes_and_more_attributes_of_a_device() {
     assert_eq!(read(&client, "/class/net/eth0/mtu").unwrap(), "1500\n");
     eth0.remove().unwrap();
     assert_eq!(mtu.remove().unwrap().into_inner(), 1500);
+}
+
+/// Unplugs a device at the moment in which a node `child` of some kind has come into the tree.
+struct Unplugger {
+    at: NodeKind,
+    device: Mutex<Option<Device<Disk>>>,
+}
+
+impl FrontEnd for Unplugger {
+    fn severed(&self, _: &Severed<'_>, ack: Ack) {
+        drop(ack);
+    }
+
+    fn changed(&self, change: &Change) {
+        if let Change::Added(entry) = change
+            && entry.name == "child"
+            && entry.kind == self.at
+        {
+            let device = self.device.lock().unwrap().take();
+            drop(device.map(Device::sever));
+        }
+    }
+}
+
+#[test]
+fn a_parent_that_goes_while_its_child_comes_takes_it_along() {
+    // Its directory is there, but nothing leads to it; then something does, but nobody was told.
+    for at in [NodeKind::Dir, NodeKind::Link] {
+        let (tree, sys, client) = sysfs();
+        let block = sys.add_class("block").unwrap();
+        let parent = sys.device("parent").class(&block).register(disk()).unwrap();
+        let child = sys.device("child").class(&block).parent(&parent).number(8, 1);
+        let mut events = sys.uevents(64);
+        let unplugger = Arc::new(Unplugger { at, device: Mutex::new(Some(parent)) });
+        let front_end = tree.register(Arc::clone(&unplugger) as Arc<dyn FrontEnd>);
+        let rejected = child.register(disk()).unwrap_err();
+        assert!(unplugger.device.lock().unwrap().is_none(), "{at:?} has come");
+        assert_eq!((rejected.errno(), rejected.into_inner().size), (Errno::ENOENT, 2048));
+        for path in ["/class/block/child", "/dev/block/8:1", "/devices/virtual/block/parent"] {
+            assert_eq!(client.lookup_link(path).map(|_| ()), Err(Errno::ENOENT), "{at:?} {path}");
+        }
+        assert_eq!(told(&mut events), ["remove@/devices/virtual/block/parent"]);
+        drop((front_end, block, sys));
+        assert_eq!(tree.usage().nodes, 1);
+    }
 }
 
 /// Threads plug and unplug parents and children at once: each device that was told of is told gone,

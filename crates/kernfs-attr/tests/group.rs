@@ -577,7 +577,16 @@ fn no_update_is_lost() {
             scope.spawn(|| (0..1000).for_each(|_| counter.update(|count| count + 1)));
         }
     });
-    assert_eq!(counter.into_inner(), 4000);
+    // And one that comes in between for certain.
+    let mut calls = 0;
+    counter.update(|count| {
+        calls += 1;
+        if calls == 1 {
+            counter.set(10_000);
+        }
+        count + 1
+    });
+    assert_eq!((calls, counter.into_inner()), (2, 10_001));
 }
 
 #[test]
