@@ -135,6 +135,34 @@ fn the_change_stream_tells_all_in_order_and_coalesces_notifications() {
     assert_eq!(changes.try_recv(), Some(Change::Attributes { ino: g.ino() }));
 }
 
+/// Hiding what is hidden or removed, and showing what is not hidden, changes nothing, so that
+/// nobody is told of it.
+#[test]
+fn hiding_and_showing_are_told_only_where_they_change_something() {
+    let tree = Tree::new();
+    let f = file(tree.root(), "f");
+    let mut changes = tree.changes(16);
+    let mut told = || std::iter::from_fn(|| changes.try_recv()).collect::<Vec<_>>();
+    f.show();
+    assert_eq!(told(), [], "it is not hidden");
+    f.hide().wait().unwrap();
+    assert!(matches!(told()[..], [Change::Hidden(_)]));
+    f.hide().wait().unwrap();
+    assert_eq!(told(), [], "it is hidden already");
+    f.show();
+    assert!(matches!(told()[..], [Change::Shown(_)]));
+    f.show();
+    assert_eq!(told(), [], "it is shown already");
+
+    f.hide().wait().unwrap();
+    let removal = tree.root().sever_child("f").unwrap();
+    assert!(matches!(told()[..], [Change::Hidden(_), ..]));
+    removal.wait().unwrap();
+    f.show();
+    f.hide().wait().unwrap();
+    assert_eq!(told(), [], "it is removed");
+}
+
 /// A driver that keeps what it is given at open.
 #[derive(Default)]
 struct Announces(Mutex<Vec<Notifier>>);
