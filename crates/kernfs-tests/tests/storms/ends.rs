@@ -100,8 +100,14 @@ fn own(dir: &Arc<Dir>, slot: &Slot, logs: &Mutex<Vec<Arc<Log>>>, dice: &mut fast
         let log = Log::new();
         let watched = Watched::new(&log);
         let driver = Ending { watched, slot: Arc::clone(slot), dir: Arc::clone(dir) };
-        *slot.lock().unwrap() = Some(dir.add_file("f", Mode::RW, driver).unwrap());
-        logs.lock().unwrap().push(log);
+        match dir.add_file("f", Mode::RW, driver) {
+            Ok(file) => {
+                *slot.lock().unwrap() = Some(file);
+                logs.lock().unwrap().push(log);
+            }
+            // An operation has taken the handle out, and has not severed the file yet.
+            Err(rejected) => assert_eq!(rejected.errno(), Errno::EEXIST),
+        }
         return;
     }
     match dice.u32(0..4) {
