@@ -33,7 +33,7 @@ pub(crate) fn write<W: Write>(image: &Image, mut output: W) -> io::Result<W> {
             path.push(b'/');
             path.extend(entry.path());
         }
-        append_entry(&mut output, entry, path)?;
+        append_entry(&mut output, entry, &path)?;
     }
     // The end of an archive.
     output.write_all(&[0; 2 * BLOCK])?;
@@ -42,20 +42,17 @@ pub(crate) fn write<W: Write>(image: &Image, mut output: W) -> io::Result<W> {
 
 const BLOCK: usize = 512;
 
-fn append_entry(output: &mut impl Write, entry: Entry<'_>, mut path: Vec<u8>) -> io::Result<()> {
+fn append_entry(output: &mut impl Write, entry: Entry<'_>, path: &[u8]) -> io::Result<()> {
     let mode = u32::from(entry.mode().bits());
     match entry.kind() {
-        EntryKind::Dir => {
-            path.push(b'/');
-            append(output, EntryType::Directory, &path, mode, &[], &[])
-        }
+        EntryKind::Dir => append(output, EntryType::Directory, path, mode, &[], &[]),
         EntryKind::File => {
             let content = entry.content().map_or(&[][..], Content::bytes);
-            append(output, EntryType::Regular, &path, mode, &[], content)
+            append(output, EntryType::Regular, path, mode, &[], content)
         }
         EntryKind::Link => {
             let text = entry.link_text().unwrap_or_default();
-            append(output, EntryType::Symlink, &path, mode, text, &[])
+            append(output, EntryType::Symlink, path, mode, text, &[])
         }
     }
 }
@@ -324,7 +321,8 @@ fn contents<R: Read>(
 }
 
 fn long_name<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, Wrong> {
-    let mut name = contents(entry, MAX_PATH, LONG_LINK)?;
+    // With a NUL, as all of them; what is ours is below a directory.
+    let mut name = contents(entry, MAX_PATH + TREE.len() + 1, LONG_LINK)?;
     if name.last() == Some(&0) {
         name.pop();
     }
