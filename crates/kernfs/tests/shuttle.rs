@@ -576,7 +576,9 @@ fn own(world: &Arc<World>, tree: &Tree) {
         10 => answer(world),
         11 => {
             let readiness = world.ready.lock().unwrap().last().cloned();
-            readiness.into_iter().for_each(|readiness| readiness.set_once(Events::PRI));
+            if let Some(readiness) = readiness {
+                readiness.set_once(Events::PRI);
+            }
         }
         _ => {
             if let Some(handle) = World::pick(&world.handles) {
