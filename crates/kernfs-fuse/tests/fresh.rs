@@ -418,6 +418,11 @@ fn names_are_gone_though_others_are_removed_at_the_same_time() {
     });
 }
 
+/// Where others look all the time, a look can meet the kernel between two instructions: it marks
+/// attributes as valid shortly before it writes them (`fuse_change_attributes_common`). That makes
+/// none to three looks of 3,000 wrong; a change that returned too early made 500 or more.
+const MET_BETWEEN: u32 = ROUNDS / 10;
+
 #[test]
 fn attributes_are_fresh_though_others_change_them_at_the_same_time() {
     let tree = Tree::new();
@@ -427,10 +432,12 @@ fn attributes_are_fresh_though_others_change_them_at_the_same_time() {
     let path = &path;
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let mut wrong = 0;
             for uid in 0..10 * ROUNDS {
                 file.set_attr(&SetAttr { uid: Some(uid), ..SetAttr::default() });
-                assert_eq!(fs::metadata(path).unwrap().uid(), uid);
+                wrong += u32::from(fs::metadata(path).unwrap().uid() != uid);
             }
+            assert!(wrong <= MET_BETWEEN, "{wrong} looks");
         });
         for _ in 0..2 {
             scope.spawn(|| {
