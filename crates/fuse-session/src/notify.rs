@@ -1,11 +1,14 @@
 //! Notifications: what the server tells the kernel unasked.
 //!
 //! Writing a notification may wait for locks that a client holds while it
-//! waits for an answer, or while it stands still in its own memory. So none
-//! is ever written by a thread that serves requests, nor by the caller: each
-//! kind has a *lane*, a queue with a thread of its own that starts with the
-//! first notification. What is stuck holds up its own lane and nothing else.
-//! A lane keeps the order.
+//! waits for an answer, or while it stands still in its own memory. So none of
+//! these is ever written by a thread that serves requests, nor by the caller:
+//! each kind has a *lane*, a queue with a thread of its own that starts with
+//! the first notification. What is stuck holds up its own lane and nothing
+//! else. A lane keeps the order.
+//!
+//! Only the wake of a poll waits for nothing (`fuse_notify_poll_wakeup`), and
+//! the caller writes it: many at once cost no change of threads for each.
 
 #![forbid(unsafe_code)]
 
@@ -16,7 +19,7 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
@@ -30,11 +33,10 @@ use crate::errno::Errno;
 
 /// Sends notifications; clones share the lanes of one session.
 ///
-/// Each kind of notification has a lane, a queue with a thread of its own:
+/// Each kind of notification but [`poll`](Self::poll) has a lane, a queue with a thread of its own:
 ///
 /// | lane | may wait for |
 /// |---|---|
-/// | poll | nothing |
 /// | inc_epoch | nothing |
 /// | inval_inode | writes of dirty pages of that inode |
 /// | store, retrieve | pages that are being read or written |
@@ -42,7 +44,8 @@ use crate::errno::Errno;
 /// | prune | what dropping an inode waits for |
 ///
 /// No method waits or fails: how it went is told to the [`Completion`] once
-/// the kernel has taken the notification, on the thread of the lane. `()` does
+/// the kernel has taken the notification, on the thread of the lane, or for a
+/// poll before the method returns. `()` does
 /// not want to know, a closure is called, and [`completion`] makes a pair to
 /// wait with. The errors are
 ///
@@ -59,10 +62,11 @@ pub struct Notifier {
 impl Notifier {
     /// Wakes whoever polls the open file with this handle, from `op::Poll::kh`.
     ///
-    /// The kernel then asks for the events again. A handle that is gone is no error.
+    /// The kernel then asks for the events again. A handle that is gone is no error. It has been
+    /// told when this returns.
     pub fn poll(&self, kh: u64, done: impl Completion) {
         let message = abi::fuse_notify_poll_wakeup_out { kh };
-        self.send(Kind::Poll, Message::new(message.as_bytes()), done);
+        self.lanes.wake_pollers(Job::new(Message::new(message.as_bytes()), done));
     }
 
     /// Drops the cached attributes of a node, and the pages of a range of bytes.
@@ -161,8 +165,7 @@ impl Notifier {
     }
 
     fn send(&self, kind: Kind, message: Message, done: impl Completion) {
-        let job = Job { message, done: Box::new(|result| done.complete(result)) };
-        if let Err((job, errno)) = self.lanes.push(kind, job) {
+        if let Err((job, errno)) = self.lanes.push(kind, Job::new(message, done)) {
             job.complete(Err(errno));
         }
     }
@@ -205,7 +208,8 @@ impl InvalRange {
 
 /// Somebody who is told how a notification went, once.
 pub trait Completion: Send + 'static {
-    /// Hears the result, on the thread of the lane: be short, and do not wait.
+    /// Hears the result, on the thread of the lane or in [`Notifier::poll`]: be short, and do not
+    /// wait.
     fn complete(self, result: Result<(), Errno>);
 }
 
@@ -337,15 +341,18 @@ pub(crate) struct Lanes {
     minor: u32,
     retrievals: Arc<Retrievals>,
     lanes: [Lane; Kind::COUNT],
+    closed: AtomicBool,
 }
 
 impl Lanes {
     pub(crate) fn new(device: Arc<Device>, minor: u32, retrievals: Arc<Retrievals>) -> Self {
-        Self { device, minor, retrievals, lanes: Default::default() }
+        let closed = AtomicBool::new(false);
+        Self { device, minor, retrievals, lanes: Default::default(), closed }
     }
 
     /// Ends all lanes; what waits in them completes with `ENOTCONN`.
     pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         for lane in &self.lanes {
             for job in lane.close() {
                 job.complete(Err(Errno::ENOTCONN));
@@ -397,15 +404,27 @@ impl Lanes {
         forbid_waiting();
         let lane = &self.lanes[kind as usize];
         while let Some(job) = lane.pop() {
-            let (head, tail) = job.message.parts();
-            let result = self.device.notify(kind.code(), &[head, tail]);
-            job.complete(result.map_err(|errno| match errno {
-                Errno::ENODEV => Errno::ENOTCONN,
-                other => other,
-            }));
+            self.write(kind.code(), job);
         }
         lane.lock().done = true;
         lane.changed.notify_all();
+    }
+
+    /// Writes at once what waits for nothing.
+    fn wake_pollers(&self, job: Job) {
+        if self.closed.load(Ordering::Acquire) {
+            return job.complete(Err(Errno::ENOTCONN));
+        }
+        self.write(code::FUSE_NOTIFY_POLL as i32, job);
+    }
+
+    fn write(&self, code: i32, job: Job) {
+        let (head, tail) = job.message.parts();
+        let result = self.device.notify(code, &[head, tail]);
+        job.complete(result.map_err(|errno| match errno {
+            Errno::ENODEV => Errno::ENOTCONN,
+            other => other,
+        }));
     }
 }
 
@@ -415,7 +434,6 @@ const LANE_CAPACITY: usize = 1 << 20;
 
 #[derive(Clone, Copy)]
 enum Kind {
-    Poll,
     InvalInode,
     InvalEntry,
     Delete,
@@ -426,11 +444,10 @@ enum Kind {
 }
 
 impl Kind {
-    const COUNT: usize = 8;
+    const COUNT: usize = 7;
 
     /// Names of the threads, at most 15 bytes each.
     const NAMES: [&str; Self::COUNT] = [
-        "fuse-poll",
         "fuse-inode",
         "fuse-entry",
         "fuse-delete",
@@ -442,7 +459,6 @@ impl Kind {
 
     const fn code(self) -> i32 {
         match self {
-            Self::Poll => code::FUSE_NOTIFY_POLL as i32,
             Self::InvalInode => code::FUSE_NOTIFY_INVAL_INODE as i32,
             Self::InvalEntry => code::FUSE_NOTIFY_INVAL_ENTRY as i32,
             Self::Delete => code::FUSE_NOTIFY_DELETE as i32,
@@ -524,6 +540,10 @@ struct Job {
 }
 
 impl Job {
+    fn new(message: Message, done: impl Completion) -> Self {
+        Self { message, done: Box::new(|result| done.complete(result)) }
+    }
+
     fn complete(self, result: Result<(), Errno>) {
         if catch_unwind(AssertUnwindSafe(|| (self.done)(result))).is_err() {
             tracing::error!("the completion of a notification panicked");

@@ -198,12 +198,12 @@ fn unused_inodes_are_pruned() {
 #[test]
 fn a_lane_keeps_the_order() {
     let Some(mount) = Mount::new() else { return };
+    fs::metadata(mount.path("data")).unwrap();
     let (sender, receiver) = mpsc::channel();
     for number in 0..1000 {
         let sender = sender.clone();
-        mount.notifier().poll(number, move |result: Result<(), Errno>| {
-            sender.send((number, result)).unwrap();
-        });
+        let done = move |result: Result<(), Errno>| sender.send((number, result)).unwrap();
+        mount.notifier().inval_inode(DATA, InvalRange::Attributes, done);
     }
     for number in 0..1000 {
         assert_eq!(receiver.recv_timeout(PATIENCE), Ok((number, Ok(()))));
@@ -213,10 +213,13 @@ fn a_lane_keeps_the_order() {
 #[test]
 fn a_completion_that_panics_does_not_end_its_lane() {
     let Some(mount) = Mount::new() else { return };
-    mount.notifier().poll(1, |_| panic!("as the test wants it"));
+    fs::metadata(mount.path("data")).unwrap();
+    mount.notifier().inval_inode(DATA, InvalRange::Attributes, |_| panic!("as the test wants it"));
     let (done, completed) = completion();
-    mount.notifier().poll(2, done);
+    mount.notifier().inval_inode(DATA, InvalRange::Attributes, done);
     assert_eq!(wait(&completed), Ok(()));
+    // Nor does it come out where there is no lane.
+    mount.notifier().poll(1, |_| panic!("as the test wants it"));
 }
 
 /// Stops a client inside getdents(2), with the lock of the directory held: its

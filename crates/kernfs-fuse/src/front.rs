@@ -34,9 +34,6 @@ impl FrontEnd for Front {
             }
         }
         let Some(notifier) = self.fs.notifier() else { return };
-        // The wakers of pollers have run, so that this is behind their notifications. Nobody has
-        // the handle 0.
-        notifier.poll(0, held(&ack));
         let removed = matches!(severed.change, Change::Removed(_));
         let ended = self.fs.nodes.end(severed.inos(), removed);
         let (signal, taken) = completion();

@@ -20,7 +20,7 @@
 //! owner                kernfs                    here                         kernel
 //! remove() ---> gates closed, waiters woken
 //!               blocked reads come to their end ---> replies: ENODEV -------> read(2) returns
-//!               pollers' wakers ---> lane of polls -------------------------> poll(2) looks again
+//!               pollers' wakers ---> the kernel, at once --------------------> poll(2) looks again
 //!               FrontEnd::severed ---> lane of inodes: pages, attributes ---> mappings: SIGBUS
 //!                                 ---> lane of the epoch: all names --------> path: ENOENT
 //!          <--- drained <--- acknowledged, when the kernel has taken all of these
