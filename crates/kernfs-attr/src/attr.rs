@@ -271,15 +271,13 @@ impl<T: Value + Send + Sync> Checked for Attr<T> {
         op: &mut WriteOp<'_>,
         check: &dyn Fn(&T) -> Result<(), Errno>,
     ) -> Result<usize, Errno> {
-        // A write of nothing does nothing, as in sysfs.
-        if op.data().is_empty() {
-            return Ok(0);
-        }
-        let value = self.snapshot().parse_over(written(op)?)?;
-        self.checks.iter().try_for_each(|check| check(&value))?;
-        check(&value)?;
-        self.put(Arc::new(value));
-        Ok(op.data().len())
+        store_text(op, |text| {
+            let value = self.snapshot().parse_over(text)?;
+            self.checks.iter().try_for_each(|check| check(&value))?;
+            check(&value)?;
+            self.put(Arc::new(value));
+            Ok(())
+        })
     }
 }
 
@@ -406,7 +404,7 @@ impl<T> fmt::Debug for Action<T> {
     }
 }
 
-/// Parses what was written and hands it to a function; a write of nothing does nothing.
+/// Parses what was written and hands it to a function, as [`store_text`] does.
 ///
 /// # Errors
 ///
@@ -415,9 +413,17 @@ pub(crate) fn store_with<T: Value>(
     op: &WriteOp<'_>,
     act: impl FnOnce(&T) -> Result<(), Errno>,
 ) -> Result<usize, Errno> {
+    store_text(op, |text| act(&T::parse(text)?))
+}
+
+/// Hands what was written to a function; a write of nothing does nothing, as in sysfs.
+fn store_text(
+    op: &WriteOp<'_>,
+    act: impl FnOnce(&str) -> Result<(), Errno>,
+) -> Result<usize, Errno> {
     if op.data().is_empty() {
         return Ok(0);
     }
-    act(&T::parse(written(op)?)?)?;
+    act(written(op)?)?;
     Ok(op.data().len())
 }
