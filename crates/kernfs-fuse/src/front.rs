@@ -43,7 +43,9 @@ impl FrontEnd for Front {
             let held = (Arc::clone(&ack), Arc::clone(&signal));
             ended.pages.drop_all(notifier, move || drop(held));
         }
-        self.drop_attr(top.parent, held(&ack));
+        if removed {
+            self.drop_attr(top.parent, held(&ack));
+        }
         let names = (Arc::clone(&ack), Arc::clone(&signal));
         self.drop_names(notifier, move |_| drop(names));
         self.prune(&ended, &signal);
@@ -63,10 +65,8 @@ impl FrontEnd for Front {
                 self.drop_attr_now(entry.parent);
                 self.tell_added(entry);
             }
-            Change::Shown(entry) => {
-                self.fs.nodes.shown_again(entry.ino);
-                self.drop_attr_now(entry.parent);
-            }
+            // Its directory stays as it is, and its name was not cached meanwhile.
+            Change::Shown(entry) => self.fs.nodes.shown_again(entry.ino),
             Change::Renamed { from, to } => self.renamed(from, to),
             Change::Notified { ino } => self.notified(*ino),
             Change::Attributes { ino } => self.drop_attr_now(*ino),

@@ -152,9 +152,10 @@ fn a_notification_is_a_modification_of_the_file_and_in_its_directory() {
 fn hide_and_show_are_not_told() {
     let (tree, dir, knob, _sub) = tree();
     let other = dir.add_file("other", Mode::RW, Knob::new("text")).unwrap();
+    let seen = dir.add_file("seen", Mode::RW, Knob::new("text")).unwrap();
     let Some(mount) = Mounted::new(&tree) else { return };
     let watcher = Watcher::watching(&[("file", &mount.at("dir/knob")), ("dir", &mount.at("dir"))]);
-    assert!(mount.at("dir/other").exists());
+    assert!(mount.at("dir/other").exists() && mount.at("dir/seen").exists());
     for _ in 0..10 {
         knob.hide().wait().unwrap();
         knob.notify();
@@ -167,6 +168,11 @@ fn hide_and_show_are_not_told() {
     let _ = knob.remove().unwrap();
     other.notify();
     watcher.expect(&["dir: MODIFY other"]);
+    // The end of what was shown again is.
+    seen.hide().wait().unwrap();
+    seen.show();
+    let _ = seen.remove().unwrap();
+    watcher.expect(&["dir: DELETE seen"]);
 }
 
 #[test]
