@@ -256,6 +256,25 @@ fn open_files_end_at_the_limit_of_the_tree() {
 }
 
 #[test]
+fn an_open_file_costs_no_more_than_what_is_asked_of_it() {
+    const ROUNDS: u64 = 100;
+    let tree = Tree::new();
+    let _knob = tree.root().add_file("knob", Mode::RW, Knob::new("text")).unwrap();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    drop(read_write(&mount, "knob"));
+    eventually("the first to be closed", || mount.stats().handles == 0);
+    let before = mount.stats().requests;
+    for _ in 0..ROUNDS {
+        let mut file = read_write(&mount, "knob");
+        assert_eq!(file.read(&mut [0; 9]).unwrap(), 4);
+    }
+    eventually("all to be closed", || mount.stats().handles == 0);
+    let asked = mount.stats().requests - before;
+    // OPEN, READ and RELEASE; a stray look at attributes is nobody's fault.
+    assert!((3 * ROUNDS..3 * ROUNDS + ROUNDS / 2).contains(&asked), "{asked} requests");
+}
+
+#[test]
 fn splice_writes_as_write_does_and_reads_by_way_of_pages() {
     let tree = Tree::new();
     let _from = tree.root().add_file("from", Mode::RW, Knob::new("text")).unwrap();

@@ -157,8 +157,10 @@ pub struct Memory {
     pub refuses: Mutex<Option<Errno>>,
     /// Where reads wait, if anywhere.
     pub door: Mutex<Option<Arc<Door>>>,
-    /// The length of the longest write.
-    pub longest: AtomicUsize,
+    /// How much is read or written at once at most, if not all that is asked for.
+    pub at_once: Mutex<Option<usize>>,
+    /// The lengths of all writes.
+    pub writes: Mutex<Vec<usize>>,
 }
 
 impl Memory {
@@ -169,6 +171,10 @@ impl Memory {
     /// Sets all bytes.
     pub fn fill(&self, byte: u8) {
         self.bytes.lock().unwrap().fill(byte);
+    }
+
+    fn at_once(&self, len: usize) -> usize {
+        self.at_once.lock().unwrap().map_or(len, |most| len.min(most))
     }
 }
 
@@ -188,17 +194,18 @@ impl FileOps for Memory {
             door.pass();
         }
         let rest = bytes.get(op.offset() as usize..).unwrap_or_default();
-        op.push(&rest[..rest.len().min(op.max_len())]);
+        op.push(&rest[..self.at_once(rest.len().min(op.max_len()))]);
         Ok(())
     }
 
     fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+        self.writes.lock().unwrap().push(op.data().len());
+        let data = &op.data()[..self.at_once(op.data().len())];
         let mut bytes = self.bytes.lock().unwrap();
         let offset = op.offset() as usize;
-        let place = bytes.get_mut(offset..offset + op.data().len()).ok_or(Errno::ENOSPC)?;
-        place.copy_from_slice(op.data());
-        self.longest.fetch_max(op.data().len(), Ordering::Relaxed);
-        Ok(op.data().len())
+        let place = bytes.get_mut(offset..offset + data.len()).ok_or(Errno::ENOSPC)?;
+        place.copy_from_slice(data);
+        Ok(data.len())
     }
 
     fn mmap(&self, (): &mut (), _: &MapOp<'_>) -> Result<(), Errno> {

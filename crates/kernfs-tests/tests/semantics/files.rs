@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 
 use kernfs::{
-    Caller, Client, Errno, Events, File, FileOps, FileOptions, Kind, Manners, Mode, OpenFlags,
-    OpenOp, Ops, ReadOp, ReadShared, Reply, Seq, SeqOps, Tree, WriteLimit, WriteOp, show,
+    Caller, Client, Errno, Events, File, FileOps, FileOptions, Kind, Manners, MapOp, Mode,
+    OpenFile, OpenFlags, OpenOp, Ops, PAGE_SIZE, ReadOp, ReadShared, Readiness, ReadyBy, Reply,
+    Seq, SeqOps, Tree, WriteLimit, WriteOp, show,
 };
 use kernfs_tests::probe::{Sleeper, eventually};
 
@@ -250,6 +251,67 @@ fn binary_files_are_read_at_exact_offsets_up_to_their_size() {
 }
 
 #[test]
+fn a_mapping_is_read_and_written_whole_in_pages() {
+    const AT_ONCE: usize = 3000;
+    const LEN: usize = 2 * PAGE_SIZE + 10;
+
+    /// Gives and takes not more at once, and stops at its end.
+    struct Memory(Mutex<Vec<u8>>, Mutex<Vec<(u64, usize)>>);
+    impl FileOps for Memory {
+        type Open = ();
+        const KIND: Kind = Kind::Binary;
+        const OPS: Ops = Ops::all();
+        fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+            Ok(())
+        }
+        fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+            let bytes = self.0.lock().unwrap();
+            let rest = bytes.get(op.offset() as usize..).unwrap_or_default();
+            op.push(&rest[..rest.len().min(op.max_len()).min(AT_ONCE)]);
+            Ok(())
+        }
+        fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
+            self.1.lock().unwrap().push((op.offset(), op.data().len()));
+            let mut bytes = self.0.lock().unwrap();
+            let rest = bytes.get_mut(op.offset() as usize..).unwrap_or_default();
+            let len = rest.len().min(op.data().len()).min(AT_ONCE);
+            rest[..len].copy_from_slice(&op.data()[..len]);
+            Ok(len)
+        }
+        fn mmap(&self, (): &mut (), _: &MapOp<'_>) -> Result<(), Errno> {
+            Ok(())
+        }
+    }
+    let (tree, client) = tree();
+    let options = FileOptions::new(Mode::RW).size(5 * PAGE_SIZE as u64);
+    let driver = Memory(Mutex::new(vec![0; 100 + LEN]), Mutex::default());
+    let file = tree.root().add_file("f", options, driver).unwrap();
+    let held = client.open("/f", OpenFlags::READ_WRITE).unwrap();
+    let map = held.map(100, 4 * PAGE_SIZE as u64, true).unwrap();
+    let data: Vec<u8> = (0..LEN).map(|n| (n % 251) as u8 + 1).collect();
+    assert_eq!(map.write_at(&data, 0), Ok(()));
+    assert_eq!(file.0.lock().unwrap()[..100], [0; 100]);
+    assert_eq!(file.0.lock().unwrap()[100..], data);
+    let writes = [(100, 4096), (3100, 4096), (6100, LEN - 6000)];
+    assert_eq!(*file.1.lock().unwrap(), writes, "a page at most, and the rest of what was taken");
+    let mut back = vec![0; LEN];
+    assert_eq!(map.read_at(&mut back, 0), Ok(()));
+    assert_eq!(back, data);
+
+    // Where the driver gives and takes no more, a real mapping has no page.
+    assert_eq!(map.write_at(b"end", LEN as u64 - 1), Err(Errno::EFAULT));
+    assert_eq!(map.read_at(&mut [0; 3], LEN as u64 - 1), Err(Errno::EFAULT));
+    // Nothing is asked of it beyond the mapping, nor for nothing.
+    let asked = file.1.lock().unwrap().len();
+    assert_eq!(map.write_at(b"end", map.length() - 2), Err(Errno::EFAULT));
+    assert_eq!(map.write_at(b"end", u64::MAX), Err(Errno::EFAULT));
+    assert_eq!(map.write_at(&[], map.length()), Ok(()));
+    assert_eq!(file.1.lock().unwrap().len(), asked);
+    let _ = file.remove().unwrap();
+    assert_eq!(map.write_at(b"end", 0), Err(Errno::ENODEV));
+}
+
+#[test]
 fn reads_that_share_an_open_file_run_side_by_side() {
     struct SideBySide(Barrier);
     impl FileOps for SideBySide {
@@ -412,6 +474,100 @@ fn a_stream_delivers_each_byte_once_and_is_ready_when_it_has_some() {
     assert_eq!(nonblocking.ready(Events::IN), Events::IN, "it has not looked since");
     assert_eq!(nonblocking.read(&mut [0; 4]), Err(Errno::EAGAIN));
     assert_eq!(nonblocking.ready(Events::IN), Events::empty());
+}
+
+/// Poll answers what a file is ready for, to the bit: who asks for one of two bits that mean the
+/// same is answered like who asks for the other.
+#[test]
+fn a_file_tells_all_that_it_is_ready_for() {
+    const WRITABLE: Events = Events::OUT.union(Events::WRNORM);
+    const READABLE: Events = Events::IN.union(Events::RDNORM).union(Events::PRI);
+
+    #[derive(Default)]
+    struct Linked<const KIND: u8>(Mutex<Vec<Readiness>>);
+    impl<const KIND: u8> FileOps for Linked<KIND> {
+        type Open = ();
+        const KIND: Kind = if KIND == 0 { Kind::Text } else { Kind::Stream };
+        const OPS: Ops = Ops::READ.union(Ops::WRITE);
+        fn open(&self, op: &mut OpenOp<'_>) -> Result<(), Errno> {
+            self.0.lock().unwrap().push(op.readiness());
+            Ok(())
+        }
+        fn read(&self, (): &mut (), _: &mut ReadOp<'_>) -> Result<(), Errno> {
+            Ok(())
+        }
+    }
+    let (tree, client) = tree();
+    let text = tree.root().add_file("text", Mode::RW, Linked::<0>::default()).unwrap();
+    let stream = tree.root().add_file("stream", Mode::RW, Linked::<1>::default()).unwrap();
+    let open = |path| client.open(path, OpenFlags::READ | OpenFlags::WRITE).unwrap();
+    let (held, streaming) = (open("/text"), open("/stream"));
+    let is = |held: &OpenFile, ready| assert_eq!(held.ready(Events::all()), ready);
+    let [of_text] = &text.0.lock().unwrap()[..] else { panic!("opened once") };
+    let [of_stream] = &stream.0.lock().unwrap()[..] else { panic!("opened once") };
+
+    // What nobody has read yet has changed.
+    is(&held, Events::DEFAULT | Events::CHANGED);
+    is(&streaming, READABLE | WRITABLE);
+    for held in [&held, &streaming] {
+        held.read_at(&mut [0], 0).unwrap();
+    }
+    is(&held, Events::DEFAULT);
+    is(&streaming, WRITABLE);
+    text.notify();
+    stream.notify();
+    is(&held, Events::DEFAULT | Events::CHANGED);
+    is(&streaming, READABLE | WRITABLE);
+    for held in [&held, &streaming] {
+        held.read_at(&mut [0], 0).unwrap();
+    }
+    // What the driver sets comes on top, also where it says what is so anyway.
+    of_text.set(Events::IN | Events::PRI);
+    of_stream.set(Events::OUT | Events::IN);
+    of_stream.set_once(Events::HUP);
+    is(&held, Events::DEFAULT | Events::PRI);
+    is(&streaming, WRITABLE | Events::IN | Events::HUP);
+    is(&streaming, WRITABLE | Events::IN);
+    // Taken back is what it set, and nothing else.
+    of_text.clear(Events::IN);
+    of_stream.clear(Events::all());
+    is(&held, Events::DEFAULT | Events::PRI);
+    is(&streaming, WRITABLE);
+    assert!(!of_text.is_dead() && !of_stream.is_dead());
+    drop(streaming);
+    assert!(of_stream.is_dead(), "closed");
+    let _ = text.hide().wait().unwrap();
+    assert!(of_text.is_dead(), "severed");
+    is(&held, Events::SEVERED);
+}
+
+/// News is what no poll is still to report.
+#[test]
+fn what_is_announced_once_is_news_until_it_is_announced_again() {
+    let (tree, client) = tree();
+    let kept = Arc::new(Mutex::new(None));
+    struct Trigger(Arc<Mutex<Option<Readiness>>>);
+    impl FileOps for Trigger {
+        type Open = ();
+        const OPS: Ops = Ops::READ;
+        const READY: ReadyBy = ReadyBy::Handle;
+        fn open(&self, op: &mut OpenOp<'_>) -> Result<(), Errno> {
+            *self.0.lock().unwrap() = Some(op.readiness());
+            Ok(())
+        }
+    }
+    let file = tree.root().add_file("f", Mode::RO, Trigger(Arc::clone(&kept))).unwrap();
+    let held = client.open("/f", OpenFlags::READ).unwrap();
+    let ready = kept.lock().unwrap().clone().unwrap();
+    assert!(ready.set_once(Events::PRI));
+    assert!(!ready.set_once(Events::PRI), "nobody has polled since");
+    assert!(ready.set_once(Events::PRI | Events::ERR), "a part of it is news");
+    assert_eq!(held.ready(Events::all()), Events::DEFAULT | Events::CHANGED);
+    assert_eq!(held.ready(Events::all()), Events::DEFAULT, "once");
+    assert!(ready.set_once(Events::PRI));
+    assert_eq!(held.ready(Events::PRI), Events::PRI);
+    let _ = file.remove().unwrap();
+    assert!(!ready.set_once(Events::PRI), "no poll will report it");
 }
 
 /// What a panicking read had rendered is no data: it must not come out as the rest of a read.
