@@ -249,9 +249,7 @@ impl<S: Live, K> Gate<S, K> {
                 Err(current) => word = current,
             }
         }
-        if word & AWAITED != 0 {
-            self.wake_queue();
-        }
+        self.wake_queue();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -277,11 +275,10 @@ impl<S: Live, K> Gate<S, K> {
 
     #[cold]
     fn leave_slowly(&self, condemned: bool) {
-        let mut word = if condemned {
-            self.word.fetch_or(CLOSED, AcqRel) | CLOSED
-        } else {
-            self.word.load(Acquire)
-        };
+        if condemned {
+            self.word.fetch_or(CLOSED, AcqRel);
+        }
+        let mut word = self.word.load(Acquire);
         while word & CLOSED == 0 {
             match self.word.compare_exchange(word, word & !OUT, AcqRel, Acquire) {
                 Ok(_) => return self.wake_head(),
