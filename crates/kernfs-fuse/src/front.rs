@@ -171,21 +171,18 @@ impl Front {
         true
     }
 
-    /// Has the kernel drop the attributes of a node, if it has any.
-    fn drop_attr(&self, ino: u64, done: impl Completion) {
-        if let Some((id, up_to)) = self.fs.nodes.attr_to_drop(ino) {
-            let told = ToldAttr { id, up_to, until: Instant::now() + PATIENCE };
-            drop_attr_of(&self.fs, told, Box::new(|result| done.complete(result)));
-        }
+    /// Has the kernel drop the attributes of a node, if it has any; tells whether it has to.
+    fn drop_attr(&self, ino: u64, done: impl Completion) -> bool {
+        let Some((id, up_to)) = self.fs.nodes.attr_to_drop(ino) else { return false };
+        let told = ToldAttr { id, up_to, until: Instant::now() + PATIENCE };
+        drop_attr_of(&self.fs, told, Box::new(|result| done.complete(result)));
+        true
     }
 
     /// Does the same, and has the owner's call return after it.
     fn drop_attr_now(&self, ino: u64) {
         let (signal, completed) = completion();
-        let signal = move |result| signal.complete(result);
-        if let Some((id, up_to)) = self.fs.nodes.attr_to_drop(ino) {
-            let told = ToldAttr { id, up_to, until: Instant::now() + PATIENCE };
-            drop_attr_of(&self.fs, told, Box::new(signal));
+        if self.drop_attr(ino, signal) {
             news::wait(completed);
         }
     }

@@ -105,14 +105,9 @@ enum Phase<K> {
 }
 
 impl<K: 'static> Call<K> {
+    /// Keeps the task until this is interrupted or dropped.
     fn started(&self, task: Task<()>) {
-        let mut state = self.lock();
-        let cancelled = match state.phase {
-            Phase::Ended => Some(task),
-            _ => state.task.replace(task),
-        };
-        drop(state);
-        drop(cancelled);
+        self.lock().task = Some(task);
     }
 
     /// Tells whether the work is still wanted, and holds interrupts off while it is polled.
