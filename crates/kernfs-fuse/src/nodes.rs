@@ -389,6 +389,51 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_known_until_all_its_lookups_are_taken_back() {
+        let (_tree, file, nodes) = known();
+        let (id, _) = nodes.look_up(&file);
+        assert_eq!(nodes.look_up_again(id).unwrap().ino(), file.ino());
+        nodes.look_up(&file);
+        assert_eq!(nodes.count(), (1, 3));
+        nodes.forget(id, 2);
+        assert_eq!(nodes.count(), (1, 1));
+        nodes.forget(id, 1);
+        assert!(nodes.count() == (0, 0) && nodes.look_up_again(id).is_none());
+        nodes.forget(ROOT_ID, 9);
+        assert!(nodes.find(ROOT_ID).is_some(), "the root is known as long as there is a mount");
+    }
+
+    #[test]
+    fn what_the_kernel_has_dropped_is_not_dropped_again() {
+        let (_tree, file, nodes) = known();
+        assert_eq!(nodes.attr_to_drop(file.ino()), None, "never looked up");
+        let (id, _) = nodes.look_up(&file);
+        let (of, up_to) = nodes.attr_to_drop(file.ino()).unwrap();
+        assert_eq!(of, id);
+        // Told anew while the kernel drops what it had.
+        nodes.find_to_tell(id).unwrap();
+        nodes.attr_dropped(id, up_to);
+        let (_, later) = nodes.attr_to_drop(file.ino()).unwrap();
+        assert!(later > up_to);
+        nodes.attr_dropped(id, later);
+        // News of an earlier drop comes late, and changes nothing.
+        nodes.attr_dropped(id, up_to);
+        assert_eq!(nodes.attr_to_drop(file.ino()), None);
+
+        assert_eq!(nodes.names_to_drop(), None, "none was told");
+        nodes.about_to_tell_names();
+        let up_to = nodes.names_to_drop().unwrap();
+        nodes.about_to_tell_names();
+        nodes.names_dropped(up_to);
+        let later = nodes.names_to_drop().unwrap();
+        assert!(later > up_to);
+        nodes.names_dropped(later);
+        assert_eq!(nodes.names_to_drop(), None);
+        // Pages nobody has asked for.
+        assert!(!nodes.find(id).unwrap().pages.take_any());
+    }
+
+    #[test]
     fn an_id_of_none_has_no_number() {
         let ids: Vec<_> = (0..100_000).map(id_of_none).collect();
         assert!(ids.iter().all(|&id| id != 0 && ino_of(id) == 0));

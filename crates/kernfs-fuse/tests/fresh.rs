@@ -228,7 +228,14 @@ fn a_directory_shows_what_comes_and_goes_in_its_attributes() {
     let dir = tree.root().add_dir("dir", Mode::DIR).unwrap();
     let Some(mount) = Mounted::new(&tree) else { return };
     let path = mount.at("dir");
-    let stat = || fs::metadata(&path).unwrap();
+    // A descriptor and the root are looked at without a lookup, which would bring new attributes.
+    let (held, root) = (fs::File::open(&path).unwrap(), fs::File::open(mount.path()).unwrap());
+    let stat = || {
+        let stats = [held.metadata(), fs::metadata(&path)].map(Result::unwrap);
+        assert_eq!(stats[0].nlink(), stats[1].nlink());
+        assert_eq!(stats[0].modified().unwrap(), stats[1].modified().unwrap());
+        stats.into_iter().next().unwrap()
+    };
     for _ in 0..ROUNDS {
         let before = stat();
         assert_eq!(before.nlink(), 2);
@@ -240,6 +247,11 @@ fn a_directory_shows_what_comes_and_goes_in_its_attributes() {
         let after = stat();
         assert_eq!(after.nlink(), 2);
         assert!(after.modified().unwrap() > with.modified().unwrap());
+
+        assert_eq!(root.metadata().unwrap().nlink(), 3);
+        let other = tree.root().add_dir("other", Mode::DIR).unwrap();
+        assert_eq!(root.metadata().unwrap().nlink(), 4);
+        other.remove().unwrap();
     }
 }
 
@@ -249,7 +261,12 @@ fn a_move_changes_both_directories() {
     let dirs = ["a", "b"].map(|name| tree.root().add_dir(name, Mode::DIR).unwrap());
     let sub = dirs[0].add_dir("sub", Mode::DIR).unwrap();
     let Some(mount) = Mounted::new(&tree) else { return };
-    let links = || ["a", "b"].map(|name| fs::metadata(mount.at(name)).unwrap().nlink());
+    let held = ["a", "b"].map(|name| fs::File::open(mount.at(name)).unwrap());
+    let links = || {
+        let by_name = ["a", "b"].map(|name| fs::metadata(mount.at(name)).unwrap().nlink());
+        assert_eq!(held.each_ref().map(|dir| dir.metadata().unwrap().nlink()), by_name);
+        by_name
+    };
     for _ in 0..ROUNDS {
         assert_eq!(links(), [3, 2]);
         sub.rename(&dirs[1], "sub").unwrap();

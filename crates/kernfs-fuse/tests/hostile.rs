@@ -280,6 +280,9 @@ fn a_removal_does_not_wait_for_drivers_of_other_files() {
     };
     let (busy, sleeper) = (reader("slow"), reader("events"));
     eventually("both to sleep", || mount.stats().parked == 2);
+    // Another open file of the same node comes and goes.
+    drop(File::open(mount.at("events")).unwrap());
+    eventually("it to be closed", || mount.stats().handles == 2);
     slow.queue.lock().unwrap().push_back(b"x".into());
     slow.notify();
     eventually("the driver to have the thread", || slow.door.waiting() == 1);

@@ -156,6 +156,10 @@ fn hide_and_show_are_not_told() {
     let Some(mount) = Mounted::new(&tree) else { return };
     let watcher = Watcher::watching(&[("file", &mount.at("dir/knob")), ("dir", &mount.at("dir"))]);
     assert!(mount.at("dir/other").exists() && mount.at("dir/seen").exists());
+    knob.hide().wait().unwrap();
+    other.notify();
+    watcher.expect(&["dir: MODIFY other"]);
+    knob.show();
     for _ in 0..10 {
         knob.hide().wait().unwrap();
         knob.notify();
@@ -250,10 +254,14 @@ fn what_was_only_listed_is_told_too_and_what_nobody_could_see_is_not() {
     add("theirs", 2).keep();
     let moving = add("ours", 1);
     watcher.expect(&["net: CREATE ours"]);
-    // To another namespace and back: what comes from there comes in.
+    // To another namespace: nobody hears of it.
     moving.rename_in(&net, "away", Tag(2)).unwrap();
     add("more", 1).keep();
     watcher.expect(&["net: CREATE more"]);
+    // What nobody has seen before comes in, wherever it comes from.
+    let stranger = add("stranger", 2);
+    stranger.rename_in(&net, "guest", Tag(1)).unwrap();
+    watcher.expect(&["net: CREATE guest"]);
 }
 
 #[test]

@@ -157,8 +157,10 @@ fn somebody_else_unmounts() {
     let path = mount.path().to_owned();
     let mount = mount.take();
     assert!(!mount.wait_timeout(Duration::ZERO));
+    assert!(path.join("knob").exists() && mount.stats().nodes == 1);
     unmount(&path, UnmountFlags::empty()).unwrap();
     mount.wait();
+    assert_eq!(mount.stats().nodes, 0, "nothing is kept for a kernel that has gone");
     // The tree can be changed as before; nobody is told.
     let knob = tree.root().add_file("new", Mode::RW, Knob::default()).unwrap();
     let _ = knob.remove().unwrap();

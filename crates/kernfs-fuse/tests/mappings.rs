@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,12 @@ fn a_mapping_shows_what_the_driver_has() {
         mapper.map("m", "f", 4, how);
         mapper.assert_alive("m", 2, "aaa");
         mapper.assert_alive("m", 2 * PAGE - 1, "bc");
+        // A page stays until something drops it.
+        let reads = memory.reads.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            mapper.assert_alive("m", 2 * PAGE - 1, "bc");
+        }
+        assert_eq!(memory.reads.load(Ordering::Relaxed), reads);
         // Beyond the declared size there is no page.
         mapper.assert_dead("m", 3 * PAGE);
     }
@@ -355,9 +362,14 @@ fn a_page_that_is_on_its_way_at_a_severing_does_not_arrive() {
         let other = tree.root().add_file("other", Mode::RW, Knob::new("other")).unwrap();
         let Some(mount) = Mounted::new(&tree) else { return };
         let door = Arc::new(Door::default());
-        let mapper = Mapper::start();
+        let (mapper, sleeper) = (Mapper::start(), Mapper::start());
         mapper.open("f", &mount.at("memory"));
         mapper.map("m", "f", 1, "sw");
+        sleeper.open("g", &mount.at("memory"));
+        // Edges of PRI.
+        sleeper.call("epoll e g 80000002").unwrap();
+        sleeper.call("epwait e -1").unwrap();
+        sleeper.0.borrow_mut().block("epwait e -1");
         assert_eq!(fs::read(mount.at("other")).unwrap(), b"other");
         *memory.door.lock().unwrap() = Some(Arc::clone(&door));
         mapper.0.borrow_mut().begin("peek m 0 1");
@@ -372,6 +384,7 @@ fn a_page_that_is_on_its_way_at_a_severing_does_not_arrive() {
             eventually("the name to go", || !mount.at("memory").exists());
             // A page that is locked holds up nobody else.
             let _ = other.remove().unwrap();
+            assert_eq!(sleeper.0.borrow_mut().answer(), Ok("a".into()), "PRI and ERR");
             assert!(!severing.is_finished());
             door.open();
             assert_eq!(mapper.0.borrow_mut().answer(), Err(Errno::FAULT));

@@ -130,6 +130,28 @@ fn an_event_that_a_driver_has_given_is_not_lost_to_a_signal() {
 }
 
 #[test]
+fn a_signal_that_meets_a_driver_with_nothing_to_give_ends_the_read() {
+    let tree = Tree::new();
+    let slow = tree.root().add_file("slow", Mode::RO, Slow::default()).unwrap();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    let mut client = Client::start();
+    client.call("handle").unwrap();
+    client.call(format!("open f r {}", mount.at("slow").display())).unwrap();
+    let tid: i32 = client.call("tid").unwrap().parse().unwrap();
+    client.begin("read f 100");
+    eventually("a parked read", || mount.stats().parked == 1);
+    slow.queue.lock().unwrap().push_back(Vec::new());
+    slow.notify();
+    eventually("the driver to look", || slow.door.waiting() == 1);
+    client.signal_thread(tid, Signal::INT);
+    eventually("the interrupt to arrive", || mount.stats().parked == 0);
+    slow.door.open();
+    assert_eq!(client.answer(), Err(Errno::INTR));
+    slow.queue.lock().unwrap().push_back(b"later".into());
+    assert_eq!(client.call("read f 100"), Ok("later".into()));
+}
+
+#[test]
 fn events_and_signals_that_meet_lose_nothing() {
     let tree = Tree::new();
     let events = tree.root().add_file("events", Mode::RO, Events::default()).unwrap();

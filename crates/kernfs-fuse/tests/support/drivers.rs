@@ -126,7 +126,8 @@ impl Door {
     }
 }
 
-/// A stream whose reads wait at a door, inside the driver, when there is something to deliver.
+/// A stream whose reads wait at a door, inside the driver, when there is something to deliver; an
+/// empty event turns out to be none.
 #[derive(Default)]
 pub struct Slow {
     pub door: Arc<Door>,
@@ -144,6 +145,9 @@ impl FileOps for Slow {
     fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
         let event = self.queue.lock().unwrap().pop_front().ok_or(Errno::EAGAIN)?;
         self.door.pass();
+        if event.is_empty() {
+            return Err(Errno::EAGAIN);
+        }
         op.push(&event);
         Ok(())
     }
@@ -157,6 +161,8 @@ pub struct Memory {
     pub refuses: Mutex<Option<Errno>>,
     /// Where reads wait, if anywhere.
     pub door: Mutex<Option<Arc<Door>>>,
+    /// How often it was read.
+    pub reads: AtomicUsize,
     /// How much is read or written at once at most, if not all that is asked for.
     pub at_once: Mutex<Option<usize>>,
     /// The lengths of all writes.
@@ -188,6 +194,7 @@ impl FileOps for Memory {
     }
 
     fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes.lock().unwrap().clone();
         let door = self.door.lock().unwrap().clone();
         if let Some(door) = door {

@@ -514,8 +514,10 @@ fn joined_removals_are_done_when_both_are() {
         tree.root().add_file(name, Mode::RO, driver).unwrap()
     };
     let files = [add("a", &doors[0]), add("b", &doors[1])];
-    let readers = ["/a", "/b"].map(|path| {
-        let held = tree.client(Caller::OWNER).open(path, OpenFlags::READ).unwrap();
+    let held =
+        ["/a", "/b"].map(|path| tree.client(Caller::OWNER).open(path, OpenFlags::READ).unwrap());
+    let readers = held.each_ref().map(|held| {
+        let held = held.clone();
         Sleeper::spawn(move || held.read_at(&mut [0; 4], 0).is_ok())
     });
     doors.iter().for_each(|door| door.until_inside(1));
@@ -525,7 +527,9 @@ fn joined_removals_are_done_when_both_are() {
     let [first, second] = readers;
     doors[1].open();
     second.join("the second reader");
+    // Both are still open: what counts is who is inside.
     eventually("one to come to rest", || both.stuck_on().len() == 1);
+    assert_eq!(both.stuck_on()[0].ino, held[0].inode().ino());
     assert!(!both.is_done(), "the other one is still inside");
     let remover = Sleeper::spawn(move || both.wait().unwrap());
     doors[0].open();
