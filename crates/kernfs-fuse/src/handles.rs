@@ -16,7 +16,7 @@ use crate::parked::Turn;
 pub(crate) struct Handles {
     files: RwLock<Files>,
     dirs: RwLock<HashMap<u64, Arc<DirHandle>>>,
-    last: AtomicU64,
+    next: AtomicU64,
 }
 
 impl Handles {
@@ -24,7 +24,7 @@ impl Handles {
         Self {
             files: RwLock::new(Files::default()),
             dirs: RwLock::new(HashMap::new()),
-            last: AtomicU64::new(0),
+            next: AtomicU64::new(1),
         }
     }
 
@@ -108,7 +108,7 @@ impl Handles {
     }
 
     fn next(&self) -> u64 {
-        self.last.fetch_add(1, Ordering::Relaxed) + 1
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -184,6 +184,10 @@ fn what_comes_in_is_told_in_its_directory() {
     let (tree, dir, knob, sub) = tree();
     let Some(mount) = Mounted::new(&tree) else { return };
     let watcher = Watcher::watching(&[("dir", &mount.at("dir"))]);
+    // Who has it open, or has listed it to its end, holds nothing up.
+    let _held = File::open(mount.at("dir")).unwrap();
+    let mut listing = fs::read_dir(mount.at("dir")).unwrap();
+    assert_eq!(listing.by_ref().count(), 2);
     dir.add_file("file", Mode::RW, Knob::new("file")).unwrap().keep();
     watcher.expect(&["dir: CREATE file"]);
     dir.add_dir("new", Mode::DIR).unwrap().keep();

@@ -536,7 +536,7 @@ fn a_file_tells_all_that_it_is_ready_for() {
     assert!(!of_text.is_dead() && !of_stream.is_dead());
     drop(streaming);
     assert!(of_stream.is_dead(), "closed");
-    let _ = text.hide().wait().unwrap();
+    text.hide().wait().unwrap();
     assert!(of_text.is_dead(), "severed");
     is(&held, Events::SEVERED);
 }
