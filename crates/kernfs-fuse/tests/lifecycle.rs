@@ -4,7 +4,9 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -148,6 +150,26 @@ fn readers_that_sleep_are_released_when_it_is_unmounted() {
     assert_eq!(events.queue.lock().unwrap().len(), 1);
     assert_eq!(events.holders(), []);
     let _ = events.remove().unwrap();
+}
+
+#[test]
+fn drivers_hear_of_a_connection_that_is_aborted() {
+    let tree = Tree::new();
+    let knob = tree.root().add_file("knob", Mode::RW, Knob::new("text")).unwrap();
+    let Some(mount) = Mounted::new(&tree) else { return };
+    let file = File::open(mount.at("knob")).unwrap();
+    assert_eq!(read(&file), Ok(()));
+    let device = rustix::fs::minor(fs::metadata(mount.path()).unwrap().dev());
+    let control = TestDir::new();
+    mount_fs("none", control.path(), "fusectl", MountFlags::empty(), None).unwrap();
+    fs::write(control.path().join(device.to_string()).join("abort"), "1").unwrap();
+    unmount(control.path(), UnmountFlags::empty()).unwrap();
+    // The mount is there, and the client has its descriptor: only the kernel has gone.
+    eventually("the release", || knob.releases.load(Ordering::Relaxed) == 1);
+    assert_eq!(read(&file), Err(Errno::NOTCONN));
+    assert_eq!(tree.usage().open_files, 0);
+    drop(file);
+    mount.unmount_clean(&tree);
 }
 
 #[test]
