@@ -1,11 +1,11 @@
 //! Operations that call back into the tree, panic, or wait where they must not.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use kernfs::{
-    Caller, Child, Client, Dir, DirOp, DirOps, Draining, Errno, Events, File, FileOps, Mode, Name,
-    OpenFile, OpenFlags, OpenOp, Operation, ReadOp, Tree, WriteOp, show,
+    Caller, Child, Client, Dir, DirOp, DirOps, Draining, Errno, Events, File, FileOps, Kind, Mode,
+    Name, OpenFile, OpenFlags, OpenOp, Operation, ReadOp, ReadShared, Tree, WriteOp, show,
 };
 use kernfs_tests::probe::{Log, Sleeper, Watched, within};
 
@@ -270,6 +270,33 @@ fn a_panic_in_an_operation_is_eio_and_closes_that_open_file_only() {
         assert!(fixture.client.open("/f", OpenFlags::READ).is_ok());
         within("the removal", move || fixture.file.remove().map(drop)).unwrap();
     }
+}
+
+#[test]
+fn a_panic_in_a_shared_read_closes_that_open_file_only() {
+    struct Shared(AtomicBool);
+    impl FileOps for Shared {
+        type Open = ();
+        const KIND: Kind = Kind::Binary;
+        const READ_SHARED: Option<ReadShared<Self>> = Some(ReadShared::new(|shared, (), op| {
+            assert!(!shared.0.load(SeqCst), "a driver that panics");
+            op.push(b"data");
+            Ok(())
+        }));
+        fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+            Ok(())
+        }
+    }
+    let tree = Tree::new();
+    let file = tree.root().add_file("f", Mode::RO, Shared(AtomicBool::new(true))).unwrap();
+    let open = || tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
+    let (held, bystander) = (open(), open());
+    assert_eq!(held.read_at(&mut [0; 8], 0), Err(Errno::EIO));
+    file.0.store(false, SeqCst);
+    assert_eq!(held.read_at(&mut [0; 8], 0), Err(Errno::ENODEV));
+    assert_eq!(held.ready(Events::all()), Events::SEVERED);
+    assert_eq!(bystander.read_at(&mut [0; 8], 0), Ok(4), "nobody else notices");
+    within("the removal", move || file.remove().map(drop)).unwrap();
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use kernfs::{
-    Caller, Child, Dir, DirOp, DirOps, Draining, Errno, File, FileOps, Holder, Mode, Name,
-    OpenFlags, OpenOp, ReadOp, Tree, WriteOp, show,
+    Caller, Child, Dir, DirOp, DirOps, Draining, Errno, File, FileOps, FileOptions, Holder, Kind,
+    Mode, Name, OpenFlags, OpenOp, Operation, ReadOp, Tree, Waiter, WriteOp, show,
 };
 use kernfs_tests::probe::{Door, Log, OpenAtEnd, Sleeper, Watched, block_on, eventually, within};
 
@@ -368,8 +369,8 @@ fn every_operation_knows_its_caller() {
     held.read_at(&mut [0; 4], 0).unwrap();
     // Somebody else may use the descriptor.
     let other = Caller::new(7, 8, 9);
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut waiter = kernfs::Waiter::new();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut waiter = Waiter::new();
     assert!(held.poll_write_at(&mut cx, &mut waiter, &other, b"", 0).is_ready());
     assert_eq!(*asked.lock().unwrap(), [(1, 2, 3, true), (1, 2, 3, true), (7, 8, 9, false)]);
 }
@@ -501,6 +502,51 @@ fn removing_a_directory_waits_for_a_rename_of_it_that_is_inside() {
     within("the removal", move || draining.wait()).unwrap();
     assert_eq!(renamer.join("the rename"), Ok(()));
     assert!(!is_done_early, "the callback was still inside");
+}
+
+/// What a removal is stuck on is the last operation, whoever did the same before.
+#[test]
+fn a_stuck_removal_names_who_is_inside_now() {
+    struct StopsAtTheStart(Arc<Door>);
+    impl FileOps for StopsAtTheStart {
+        type Open = ();
+        const KIND: Kind = Kind::Binary;
+        fn open(&self, _: &mut OpenOp<'_>) -> Result<(), Errno> {
+            Ok(())
+        }
+        fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
+            if op.offset() == 0 {
+                self.0.pass();
+            }
+            op.push(b"1");
+            Ok(())
+        }
+    }
+    const PID: u32 = 7;
+    let door = Door::new();
+    let _open = OpenAtEnd(Arc::clone(&door));
+    let tree = Tree::new();
+    let driver = StopsAtTheStart(Arc::clone(&door));
+    let file = tree.root().add_file("f", FileOptions::new(Mode::RO).size(8), driver).unwrap();
+    let held = tree.client(Caller::OWNER).open("/f", OpenFlags::READ).unwrap();
+    let read = |uid, offset| {
+        let (mut waiter, caller) = (Waiter::new(), Caller::new(uid, 0, PID));
+        let mut cx = Context::from_waker(Waker::noop());
+        held.poll_read_at(&mut cx, &mut waiter, &caller, &mut [0], offset)
+    };
+    thread::scope(|scope| {
+        // A process that changes its user.
+        assert_eq!(read(1, 4), Poll::Ready(Ok(1)));
+        let reader = scope.spawn(|| read(2, 0));
+        door.until_inside(1);
+        let draining = file.sever();
+        let [stuck] = &draining.stuck_on()[..] else { panic!("one is inside") };
+        assert_eq!((stuck.operation, stuck.pid, stuck.uid), (Operation::Read, PID, 2));
+        assert_eq!((stuck.ino, stuck.name.as_bytes()), (held.inode().ino(), &b"f"[..]));
+        door.open();
+        assert_eq!(reader.join().unwrap(), Poll::Ready(Ok(1)));
+        draining.wait().unwrap();
+    });
 }
 
 #[test]
