@@ -34,8 +34,13 @@ const DRAINED: u32 = 8;
 /// One of the operations that share the contents; the count is above this bit.
 const SHARER: u32 = 16;
 
+/// Tells whether any of these bits is set.
+const fn has(word: u32, bits: u32) -> bool {
+    word & bits != 0
+}
+
 const fn is_occupied(word: u32) -> bool {
-    word & OUT != 0 || word >= SHARER
+    has(word, OUT) || word >= SHARER
 }
 
 /// What has severing lifetime: it ends once, at the earlier of last close and severing.
@@ -131,7 +136,7 @@ impl<S: Live, K> Gate<S, K> {
     pub(crate) fn enter_shared(&self) -> Result<SharedPass<'_, S, K>, Refused> {
         let mut word = self.word.load(Relaxed);
         loop {
-            if word & (OUT | AWAITED | CLOSED) != 0 {
+            if has(word, OUT | AWAITED | CLOSED) {
                 return Err(refusal(word));
             }
             match self.word.compare_exchange_weak(word, word + SHARER, Acquire, Relaxed) {
@@ -168,14 +173,15 @@ impl<S: Live, K> Gate<S, K> {
         let mut queue = self.queue.lock();
         let mine = *key.get_or_insert_with(|| queue.ticket());
         let replaced = queue.stand(mine, waker);
-        let mut word = self.word.fetch_or(AWAITED, AcqRel) | AWAITED;
+        self.word.fetch_or(AWAITED, AcqRel);
+        let mut word = self.word.load(Acquire);
         let answer = loop {
-            if word & CLOSED != 0 {
+            if has(word, CLOSED) {
                 break Poll::Ready(Err(Refused::Closed));
             }
             let blocked = match entry {
                 Entry::Exclusive => is_occupied(word),
-                Entry::Shared => word & OUT != 0,
+                Entry::Shared => has(word, OUT),
             };
             if blocked || !queue.is_head(mine) {
                 break Poll::Pending;
@@ -253,7 +259,7 @@ impl<S: Live, K> Gate<S, K> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.word.load(Acquire) & CLOSED != 0
+        has(self.word.load(Acquire), CLOSED)
     }
 
     /// Tells whether an operation, or the release, is going on inside.
@@ -279,7 +285,7 @@ impl<S: Live, K> Gate<S, K> {
             self.word.fetch_or(CLOSED, AcqRel);
         }
         let mut word = self.word.load(Acquire);
-        while word & CLOSED == 0 {
+        while !has(word, CLOSED) {
             match self.word.compare_exchange(word, word & !OUT, AcqRel, Acquire) {
                 Ok(_) => return self.wake_head(),
                 Err(current) => word = current,
@@ -293,9 +299,9 @@ impl<S: Live, K> Gate<S, K> {
         if is_occupied(word) {
             return;
         }
-        if word & CLOSED != 0 {
+        if has(word, CLOSED) {
             self.finish_close();
-        } else if word & AWAITED != 0 {
+        } else if has(word, AWAITED) {
             self.wake_head();
         }
     }
@@ -312,10 +318,10 @@ impl<S: Live, K> Gate<S, K> {
             live.release();
         }
         let before = self.word.fetch_and(!(OUT | AWAITED | DRAINED), AcqRel);
-        if before & AWAITED != 0 {
+        if has(before, AWAITED) {
             self.wake_queue();
         }
-        if before & DRAINED != 0 {
+        if has(before, DRAINED) {
             let drains = core::mem::take(&mut *self.drains.lock());
             drop(drains);
         }
@@ -337,7 +343,7 @@ impl<S: Live, K> Gate<S, K> {
 }
 
 fn refusal(word: u32) -> Refused {
-    if word & CLOSED != 0 { Refused::Closed } else { Refused::Busy }
+    if has(word, CLOSED) { Refused::Closed } else { Refused::Busy }
 }
 
 impl Queue {

@@ -452,12 +452,14 @@ impl OpenFile {
         let set = core.ready.take_set();
         let changed = core.ready_by == ReadyBy::Notify && core.ready.seen() != core.node.event();
         let base = match core.kind {
-            Kind::Text | Kind::Seq | Kind::Binary if changed => Events::DEFAULT | Events::CHANGED,
+            Kind::Text | Kind::Seq | Kind::Binary if changed => {
+                Events::DEFAULT.union(Events::CHANGED)
+            }
             Kind::Text | Kind::Seq | Kind::Binary => Events::DEFAULT,
             Kind::Stream => {
                 let mut base = Events::empty();
-                base.set(Events::IN | Events::RDNORM | Events::PRI, changed);
-                base.set(Events::OUT | Events::WRNORM, core.ops.contains(Ops::WRITE));
+                base.set(Events::READABLE, changed);
+                base.set(Events::WRITABLE, core.ops.contains(Ops::WRITE));
                 base
             }
         };

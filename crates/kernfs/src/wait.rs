@@ -42,6 +42,12 @@ impl Events {
     /// What changed in a file since it was read: `kernfs_generic_poll`.
     pub const CHANGED: Self = Self::ERR.union(Self::PRI);
 
+    /// What a stream answers that has something to read.
+    pub(crate) const READABLE: Self = Self::IN.union(Self::RDNORM).union(Self::PRI);
+
+    /// What a stream answers that takes what is written.
+    pub(crate) const WRITABLE: Self = Self::OUT.union(Self::WRNORM);
+
     /// What a severed open file answers for ever.
     pub const SEVERED: Self = Self::DEFAULT.union(Self::CHANGED);
 }
