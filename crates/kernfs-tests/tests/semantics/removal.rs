@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use kernfs::{
     Caller, Child, Dir, DirOp, DirOps, Draining, Errno, File, FileOps, FileOptions, Holder, Kind,
@@ -543,9 +544,16 @@ fn a_stuck_removal_names_who_is_inside_now() {
         let [stuck] = &draining.stuck_on()[..] else { panic!("one is inside") };
         assert_eq!((stuck.operation, stuck.pid, stuck.uid), (Operation::Read, PID, 2));
         assert_eq!((stuck.ino, stuck.name.as_bytes()), (held.inode().ino(), &b"f"[..]));
+        let early = draining.wait_timeout(Duration::ZERO).map(drop).unwrap_err();
+        let text = early.to_string();
+        assert!(
+            text.starts_with("removal not waited for: ") && text.contains("ETIMEDOUT"),
+            "{text}"
+        );
+        assert!(text.ends_with("; read of f by process 7 is still inside"), "{text}");
         door.open();
         assert_eq!(reader.join().unwrap(), Poll::Ready(Ok(1)));
-        draining.wait().unwrap();
+        early.into_draining().wait().unwrap();
     });
 }
 
