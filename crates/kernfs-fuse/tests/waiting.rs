@@ -109,46 +109,28 @@ fn a_killed_reader_dies_at_once() {
 }
 
 #[test]
-fn an_event_that_a_driver_has_given_is_not_lost_to_a_signal() {
-    let tree = Tree::new();
-    let slow = tree.root().add_file("slow", Mode::RO, Slow::default()).unwrap();
-    let Some(mount) = Mounted::new(&tree) else { return };
-    let mut client = Client::start();
-    client.call("handle").unwrap();
-    client.call(format!("open f r {}", mount.at("slow").display())).unwrap();
-    let tid: i32 = client.call("tid").unwrap().parse().unwrap();
-    client.begin("read f 100");
-    eventually("a parked read", || mount.stats().parked == 1);
-    slow.queue.lock().unwrap().push_back(b"taken".into());
-    slow.notify();
-    eventually("the driver to take the event", || slow.door.waiting() == 1);
-    client.signal_thread(tid, Signal::INT);
-    eventually("the interrupt to arrive", || mount.stats().parked == 0);
-    slow.door.open();
+fn a_signal_that_meets_a_driver_waits_for_what_it_has_to_give() {
     // As in the kernel, where a read that has its bytes returns them.
-    assert_eq!(client.answer(), Ok("taken".into()));
-}
-
-#[test]
-fn a_signal_that_meets_a_driver_with_nothing_to_give_ends_the_read() {
-    let tree = Tree::new();
-    let slow = tree.root().add_file("slow", Mode::RO, Slow::default()).unwrap();
-    let Some(mount) = Mounted::new(&tree) else { return };
-    let mut client = Client::start();
-    client.call("handle").unwrap();
-    client.call(format!("open f r {}", mount.at("slow").display())).unwrap();
-    let tid: i32 = client.call("tid").unwrap().parse().unwrap();
-    client.begin("read f 100");
-    eventually("a parked read", || mount.stats().parked == 1);
-    slow.queue.lock().unwrap().push_back(Vec::new());
-    slow.notify();
-    eventually("the driver to look", || slow.door.waiting() == 1);
-    client.signal_thread(tid, Signal::INT);
-    eventually("the interrupt to arrive", || mount.stats().parked == 0);
-    slow.door.open();
-    assert_eq!(client.answer(), Err(Errno::INTR));
-    slow.queue.lock().unwrap().push_back(b"later".into());
-    assert_eq!(client.call("read f 100"), Ok("later".into()));
+    for (event, expected) in [("taken", Ok("taken".into())), ("", Err(Errno::INTR))] {
+        let tree = Tree::new();
+        let slow = tree.root().add_file("slow", Mode::RO, Slow::default()).unwrap();
+        let Some(mount) = Mounted::new(&tree) else { return };
+        let mut client = Client::start();
+        client.call("handle").unwrap();
+        client.call(format!("open f r {}", mount.at("slow").display())).unwrap();
+        let tid: i32 = client.call("tid").unwrap().parse().unwrap();
+        client.begin("read f 100");
+        eventually("a parked read", || mount.stats().parked == 1);
+        slow.queue.lock().unwrap().push_back(event.into());
+        slow.notify();
+        eventually("the driver to take the event", || slow.door.waiting() == 1);
+        client.signal_thread(tid, Signal::INT);
+        eventually("the interrupt to arrive", || mount.stats().parked == 0);
+        slow.door.open();
+        assert_eq!(client.answer(), expected);
+        slow.queue.lock().unwrap().push_back(b"later".into());
+        assert_eq!(client.call("read f 100"), Ok("later".into()));
+    }
 }
 
 #[test]
