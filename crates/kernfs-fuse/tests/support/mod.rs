@@ -126,10 +126,23 @@ impl Limit {
         thread::spawn(move || {
             if ended.recv_timeout(TEST_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("{test} hangs");
+                abort_connections();
                 std::process::abort();
             }
         });
         Self(alive)
+    }
+}
+
+/// Ends the connections of our mounts, as far as fusectl is mounted: a thread that waits in one of
+/// them cannot be killed, and would keep the process and with it the mount.
+fn abort_connections() {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let ours = format!("/kernfs-fuse-{}-", std::process::id());
+    for line in table.lines().filter(|line| line.contains(&ours)) {
+        // "36 35 0:41 / /tmp/...": the device is 0:41, and 41 the connection.
+        let minor = line.split([' ', ':']).nth(3).unwrap_or_default();
+        let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
     }
 }
 
