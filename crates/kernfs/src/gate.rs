@@ -317,7 +317,8 @@ impl<S: Live, K> Gate<S, K> {
             assert_unlocked();
             live.release();
         }
-        let before = self.word.fetch_and(!(OUT | AWAITED | DRAINED), AcqRel);
+        // The other bits stay: to who closes the gate once more they are true enough.
+        let before = self.word.fetch_and(!OUT, AcqRel);
         if has(before, AWAITED) {
             self.wake_queue();
         }
