@@ -84,6 +84,8 @@ impl Readiness {
     }
 
     /// Tells whether the open file was severed or closed.
+    ///
+    /// True at the latest when the call that does so has returned; clients may see it earlier.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.0.is_dead()
