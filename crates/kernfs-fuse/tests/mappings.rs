@@ -483,3 +483,16 @@ fn no_mapping_comes_back_while_the_file_comes_and_goes() {
     }
     mount.unmount_clean(&tree);
 }
+
+#[test]
+fn a_driver_that_takes_nothing_fails_who_writes_through_the_page_cache() {
+    let (tree, memory) = tree(1);
+    let Some(mount) = Mounted::new(&tree) else { return };
+    let mapper = Mapper::start();
+    mapper.open("f", &mount.at("memory"));
+    *memory.at_once.lock().unwrap() = Some(0);
+    assert_eq!(mapper.call("pwrite f w 1"), Err(Errno::IO));
+    *memory.refuses.lock().unwrap() = Some(Kernfs::EPERM);
+    mapper.open("direct", &mount.at("memory"));
+    assert_eq!(mapper.call("pwrite direct w 1"), Ok("0".into()));
+}
