@@ -317,7 +317,7 @@ impl<S: Live, K> Gate<S, K> {
             assert_unlocked();
             live.release();
         }
-        // The other bits stay: to who closes the gate once more they are true enough.
+        // The other bits may stay: who closes it once more looks at lists that are empty.
         let before = self.word.fetch_and(!OUT, AcqRel);
         if has(before, AWAITED) {
             self.wake_queue();
