@@ -159,7 +159,7 @@ pub struct Memory {
     pub bytes: Mutex<Vec<u8>>,
     /// What mmap answers instead of agreeing.
     pub refuses: Mutex<Option<Errno>>,
-    /// Where reads wait, if anywhere.
+    /// Where reads and writes wait, if anywhere.
     pub door: Mutex<Option<Arc<Door>>>,
     /// How often it was read.
     pub reads: AtomicUsize,
@@ -179,6 +179,13 @@ impl Memory {
         self.bytes.lock().unwrap().fill(byte);
     }
 
+    fn pass(&self) {
+        let door = self.door.lock().unwrap().clone();
+        if let Some(door) = door {
+            door.pass();
+        }
+    }
+
     fn at_once(&self, len: usize) -> usize {
         self.at_once.lock().unwrap().map_or(len, |most| len.min(most))
     }
@@ -196,10 +203,7 @@ impl FileOps for Memory {
     fn read(&self, (): &mut (), op: &mut ReadOp<'_>) -> Result<(), Errno> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes.lock().unwrap().clone();
-        let door = self.door.lock().unwrap().clone();
-        if let Some(door) = door {
-            door.pass();
-        }
+        self.pass();
         let rest = bytes.get(op.offset() as usize..).unwrap_or_default();
         op.push(&rest[..self.at_once(rest.len().min(op.max_len()))]);
         Ok(())
@@ -207,6 +211,7 @@ impl FileOps for Memory {
 
     fn write(&self, (): &mut (), op: &mut WriteOp<'_>) -> Result<usize, Errno> {
         self.writes.lock().unwrap().push(op.data().len());
+        self.pass();
         let data = &op.data()[..self.at_once(op.data().len())];
         let mut bytes = self.bytes.lock().unwrap();
         let offset = op.offset() as usize;
